@@ -1,0 +1,14 @@
+//! Entrepôt: an OCI registry.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "a test that meets the unexpected should stop there"
+    )
+)]
+
+pub mod config;
+pub mod oci;
+pub mod telemetry;

@@ -1,0 +1,2 @@
+//! The `entrepot` command.
+fn main() {}

@@ -1,0 +1,387 @@
+//! Every metric, in one struct. Names of Distribution's where one exists, so that its dashboards work; ours begin with
+//! `entrepot_`. Times are in seconds, sizes in bytes.
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// How an answer came about, for `X-Cache` and for counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Served from what is stored, nobody was asked.
+    Hit,
+    /// Fetched from upstream.
+    Miss,
+    /// Served from what is stored although it should have been asked for: upstream did not answer.
+    Stale,
+    /// Served from what is stored after upstream said that it is still the same.
+    Revalidated,
+}
+
+impl Outcome {
+    /// As `X-Cache` says it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "HIT",
+            Self::Miss => "MISS",
+            Self::Stale => "STALE",
+            Self::Revalidated => "REVALIDATED",
+        }
+    }
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Stale => "stale",
+            Self::Revalidated => "revalidated",
+        }
+    }
+}
+
+/// What an answer carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A manifest or index.
+    Manifest,
+    /// A blob.
+    Blob,
+}
+
+impl Kind {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Manifest => "manifest",
+            Self::Blob => "blob",
+        }
+    }
+}
+
+/// All that is counted.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    request_duration: HistogramVec,
+    in_flight: IntGaugeVec,
+    cache: IntCounterVec,
+    proxy_requests: IntCounterVec,
+    proxy_hits: IntCounterVec,
+    proxy_misses: IntCounterVec,
+    proxy_pulled: IntCounterVec,
+    proxy_pushed: IntCounterVec,
+    sent: IntCounterVec,
+    received: IntCounterVec,
+    upstream_requests: IntCounterVec,
+    upstream_bytes: IntCounterVec,
+    coalesced: IntCounterVec,
+    fetches: IntGaugeVec,
+    index_rebuilds: IntCounterVec,
+    uploads: IntGauge,
+    connections: IntGauge,
+    reloads: IntCounterVec,
+    reload_successful: IntGauge,
+    quarantined: IntCounter,
+}
+
+impl Metrics {
+    /// A registry with every metric in it. Fails only if two have one name, which a test would show.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let add = Add(&registry);
+        let info = add.gauges("entrepot_build_info", "Always 1; the version is a label.", &["version"])?;
+        info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let metrics = Self {
+            requests: add.counters(
+                "registry_http_requests_total",
+                "Requests answered.",
+                &["handler", "method", "code"],
+            )?,
+            request_duration: add.histograms(
+                "registry_http_request_duration_seconds",
+                "From a request's headers to its answer's headers.",
+                &["handler", "method"],
+            )?,
+            in_flight: add.gauges(
+                "registry_http_in_flight_requests",
+                "Requests being answered.",
+                &["handler"],
+            )?,
+            cache: add.counters(
+                "entrepot_cache_requests_total",
+                "Pulls by how they were answered: hit, miss, stale or revalidated.",
+                &["repository", "kind", "outcome"],
+            )?,
+            proxy_requests: add.counters("registry_proxy_requests_total", "Pulls through a remote.", &["type"])?,
+            proxy_hits: add.counters("registry_proxy_hits_total", "Those answered from the cache.", &["type"])?,
+            proxy_misses: add.counters("registry_proxy_misses_total", "Those that were fetched.", &["type"])?,
+            proxy_pulled: add.counters(
+                "registry_proxy_pulled_bytes_total",
+                "Bytes fetched from upstreams.",
+                &["type"],
+            )?,
+            proxy_pushed: add.counters(
+                "registry_proxy_pushed_bytes_total",
+                "Bytes of remotes sent to clients.",
+                &["type"],
+            )?,
+            sent: add.counters(
+                "entrepot_sent_bytes_total",
+                "Bytes of manifests and blobs sent to clients.",
+                &["repository"],
+            )?,
+            received: add.counters(
+                "entrepot_received_bytes_total",
+                "Bytes of manifests and blobs pushed by clients.",
+                &["repository"],
+            )?,
+            upstream_requests: add.counters(
+                "entrepot_upstream_requests_total",
+                "Requests to upstreams, by role (registry, token, content) and status; `error` is no answer.",
+                &["repository", "role", "code"],
+            )?,
+            upstream_bytes: add.counters(
+                "entrepot_upstream_bytes_total",
+                "Bytes of manifests and blobs fetched from upstreams.",
+                &["repository"],
+            )?,
+            coalesced: add.counters(
+                "entrepot_coalesced_requests_total",
+                "Pulls that joined a fetch already under way.",
+                &["repository"],
+            )?,
+            fetches: add.gauges("entrepot_fetches", "Fetches of blobs under way.", &["repository"])?,
+            index_rebuilds: add.counters(
+                "entrepot_index_rebuilds_total",
+                "Times the index was rebuilt from the disk, by reason.",
+                &["reason"],
+            )?,
+            uploads: add.gauge("entrepot_uploads", "Uploads open.")?,
+            connections: add.gauge("entrepot_connections", "Client connections open.")?,
+            reloads: add.counters(
+                "entrepot_config_reloads_total",
+                "Reloads of the configuration.",
+                &["result"],
+            )?,
+            reload_successful: add.gauge(
+                "entrepot_config_last_reload_successful",
+                "1 when the configuration on disk is the one that runs.",
+            )?,
+            quarantined: add.counter(
+                "entrepot_damaged_content_total",
+                "Stored blobs and manifests found damaged and not served.",
+            )?,
+            registry: registry.clone(),
+        };
+        metrics.reload_successful.set(1);
+        Ok(metrics)
+    }
+
+    /// The whole of it as Prometheus text, version 0.0.4.
+    pub fn render(&self) -> prometheus::Result<Vec<u8>> {
+        let mut text = Vec::with_capacity(16 * 1024);
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    /// A request begins; dropping the guard ends it.
+    pub fn request_begins(&self, handler: &'static str) -> impl Drop + Send + use<> {
+        Gauge::raise(self.in_flight.with_label_values(&[handler]))
+    }
+
+    /// A request was answered.
+    pub fn request_answered(&self, handler: &'static str, method: &'static str, code: u16, took: Duration) {
+        let mut digits = itoa(code);
+        self.requests.with_label_values(&[handler, method, digits.text()]).inc();
+        self.request_duration
+            .with_label_values(&[handler, method])
+            .observe(took.as_secs_f64());
+    }
+
+    /// A pull was answered from here or from upstream. `proxied` says that the repository is a remote.
+    pub fn pulled(&self, repository: &str, kind: Kind, outcome: Outcome, proxied: bool) {
+        self.cache
+            .with_label_values(&[repository, kind.label(), outcome.label()])
+            .inc();
+        if proxied {
+            self.proxy_requests.with_label_values(&[kind.label()]).inc();
+            let counter = if outcome == Outcome::Miss {
+                &self.proxy_misses
+            } else {
+                &self.proxy_hits
+            };
+            counter.with_label_values(&[kind.label()]).inc();
+        }
+    }
+
+    /// Bytes of a manifest or blob went to a client.
+    pub fn sent(&self, repository: &str, kind: Kind, bytes: u64, proxied: bool) {
+        self.sent.with_label_values(&[repository]).inc_by(bytes);
+        if proxied {
+            self.proxy_pushed.with_label_values(&[kind.label()]).inc_by(bytes);
+        }
+    }
+
+    /// Bytes of a manifest or blob came from a client.
+    pub fn received(&self, repository: &str, bytes: u64) {
+        self.received.with_label_values(&[repository]).inc_by(bytes);
+    }
+
+    /// An upstream was asked. `code` is none when it did not answer; `role` is `registry`, `token` or `content`.
+    pub fn upstream_asked(&self, repository: &str, role: &'static str, code: Option<u16>) {
+        let mut digits = itoa(code.unwrap_or_default());
+        let code = if code.is_some() { digits.text() } else { "error" };
+        self.upstream_requests
+            .with_label_values(&[repository, role, code])
+            .inc();
+    }
+
+    /// Bytes of a manifest or blob came from an upstream.
+    pub fn fetched(&self, repository: &str, kind: Kind, bytes: u64) {
+        self.upstream_bytes.with_label_values(&[repository]).inc_by(bytes);
+        self.proxy_pulled.with_label_values(&[kind.label()]).inc_by(bytes);
+    }
+
+    /// A pull joined a fetch that another one had begun.
+    pub fn joined(&self, repository: &str) {
+        self.coalesced.with_label_values(&[repository]).inc();
+    }
+
+    /// A fetch of a blob begins; dropping the guard ends it.
+    pub fn fetch_begins(&self, repository: &str) -> impl Drop + Send + use<> {
+        Gauge::raise(self.fetches.with_label_values(&[repository]))
+    }
+
+    /// The index was rebuilt; `reason` is one of a few words of the store's.
+    pub fn index_rebuilt(&self, reason: &'static str) {
+        self.index_rebuilds.with_label_values(&[reason]).inc();
+    }
+
+    /// How many uploads are open.
+    pub fn uploads_open(&self, count: usize) {
+        self.uploads.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A client connected; dropping the guard says that it left.
+    pub fn connection_opened(&self) -> impl Drop + Send + use<> {
+        Gauge::raise(self.connections.clone())
+    }
+
+    /// The configuration was read again.
+    pub fn reloaded(&self, accepted: bool) {
+        let result = if accepted { "accepted" } else { "refused" };
+        self.reloads.with_label_values(&[result]).inc();
+        self.reload_successful.set(i64::from(accepted));
+    }
+
+    /// Something stored was found damaged.
+    pub fn damage_found(&self) {
+        self.quarantined.inc();
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+/// A gauge raised by one for as long as this lives.
+struct Gauge(IntGauge);
+
+impl Gauge {
+    fn raise(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Decimal digits without an allocation: a status is written at every request.
+struct Digits([u8; 5], usize);
+
+fn itoa(mut number: u16) -> Digits {
+    let mut digits = Digits([b'0'; 5], 5);
+    loop {
+        digits.1 -= 1;
+        digits.0[digits.1] = b'0' + u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
+        if number == 0 {
+            return digits;
+        }
+    }
+}
+
+impl Digits {
+    fn text(&mut self) -> &str {
+        std::str::from_utf8(&self.0[self.1..]).unwrap_or_default()
+    }
+}
+
+/// Makes metrics and enters them in a registry.
+struct Add<'a>(&'a Registry);
+
+impl Add<'_> {
+    fn enter<C: Collector + Clone + 'static>(&self, collector: C) -> prometheus::Result<C> {
+        self.0.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.enter(IntCounter::new(name, help)?)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.enter(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.enter(IntGauge::new(name, help)?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.enter(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
+        let buckets = vec![0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0];
+        self.enter(HistogramVec::new(
+            HistogramOpts::new(name, help).buckets(buckets),
+            labels,
+        )?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_shown() {
+        let metrics = Metrics::new().expect("names differ");
+        metrics.pulled("docker-hub", Kind::Blob, Outcome::Miss, true);
+        metrics.request_answered("blob", "GET", 200, Duration::from_millis(3));
+        metrics.upstream_asked("docker-hub", "registry", None);
+        let fetch = metrics.fetch_begins("docker-hub");
+        let text = || String::from_utf8(metrics.render().expect("text")).expect("UTF-8");
+        for line in [
+            r#"entrepot_cache_requests_total{kind="blob",outcome="miss",repository="docker-hub"} 1"#,
+            r#"registry_proxy_misses_total{type="blob"} 1"#,
+            r#"registry_http_requests_total{code="200",handler="blob",method="GET"} 1"#,
+            r#"entrepot_upstream_requests_total{code="error",repository="docker-hub",role="registry"} 1"#,
+            r#"entrepot_fetches{repository="docker-hub"} 1"#,
+            "entrepot_config_last_reload_successful 1",
+        ] {
+            assert!(text().contains(line), "{line}");
+        }
+        drop(fetch);
+        assert!(text().contains(r#"entrepot_fetches{repository="docker-hub"} 0"#));
+    }
+}
