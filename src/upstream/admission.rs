@@ -1,0 +1,170 @@
+//! Getting in: what to show with a request, and what to show after a 401.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::HeaderValue;
+use moka::sync::Cache;
+use tokio::time::Instant;
+
+use super::Error;
+use super::challenge::{self, Bearer, Challenge};
+use super::credentials::Keyring;
+use super::send::Response;
+use super::tokens::{Key, Tokens};
+
+/// How often a token endpoint is asked for one question to the registry.
+const TOKEN_CALLS: u32 = 2;
+/// For how many images the last challenge is remembered.
+const REMEMBERED: u64 = 10_000;
+
+/// What was learnt about how to get in at one upstream.
+pub(super) struct Admission {
+    repository: Arc<str>,
+    keyring: Keyring,
+    tokens: Tokens,
+    /// Plain http to a token endpoint is allowed.
+    insecure: bool,
+    /// Whether the registry has asked for Basic: then it is shown without being asked for again.
+    is_basic: AtomicBool,
+    /// The challenge that a scope of ours met last: with it, the next request brings its token along.
+    met: Cache<Arc<str>, Bearer>,
+}
+
+/// What is shown with a request.
+pub(super) struct Pass {
+    pub(super) header: HeaderValue,
+    /// For which key it is a token; `None` for Basic.
+    key: Option<Key>,
+    /// Fetched for this question: if it is refused, another one would be too.
+    is_fresh: bool,
+}
+
+/// What one question has cost so far.
+pub(super) struct Visit<'a> {
+    pub(super) scope: &'a Arc<str>,
+    pub(super) deadline: Instant,
+    token_calls: u32,
+}
+
+impl<'a> Visit<'a> {
+    pub(super) const fn new(scope: &'a Arc<str>, deadline: Instant) -> Self {
+        Self {
+            scope,
+            deadline,
+            token_calls: 0,
+        }
+    }
+}
+
+impl Admission {
+    pub(super) fn new(repository: &str, keyring: Keyring, tokens: Tokens, insecure: bool) -> Self {
+        Self {
+            repository: repository.into(),
+            keyring,
+            tokens,
+            insecure,
+            is_basic: AtomicBool::new(false),
+            met: Cache::new(REMEMBERED),
+        }
+    }
+
+    /// What to bring along to the first request of a question.
+    pub(super) async fn in_advance(&self, visit: &mut Visit<'_>) -> Result<Option<Pass>, Error> {
+        if self.is_basic.load(Ordering::Relaxed) {
+            return Ok(self.basic());
+        }
+        let Some(bearer) = self.met.get(visit.scope) else {
+            return Ok(None);
+        };
+        let pass = self.token(&bearer, false, None, visit).await;
+        if pass.is_err() {
+            // The registry may by now name another endpoint: the next question begins without knowing.
+            self.met.invalidate(visit.scope);
+        }
+        pass
+    }
+
+    /// What to show after a 401; `None` if there is nothing more to show.
+    pub(super) async fn after(
+        &self,
+        refusal: &Response,
+        shown: Option<&Pass>,
+        visit: &mut Visit<'_>,
+    ) -> Result<Option<Pass>, Error> {
+        for challenge in challenge::read(refusal.headers()) {
+            let pass = match challenge {
+                Challenge::Basic if refusal.is_foreign || shown.is_some_and(|pass| pass.key.is_none()) => None,
+                Challenge::Basic => {
+                    self.is_basic.store(true, Ordering::Relaxed);
+                    self.basic()
+                }
+                Challenge::Bearer(bearer) => self.token(&bearer, refusal.is_foreign, shown, visit).await?,
+            };
+            if pass.is_some() {
+                return Ok(pass);
+            }
+        }
+        Ok(None)
+    }
+
+    fn basic(&self) -> Option<Pass> {
+        Some(Pass {
+            header: self.keyring.basic()?,
+            key: None,
+            is_fresh: true,
+        })
+    }
+
+    /// A token for a challenge, kept or fetched. A host that a redirect led to (`is_foreign`) may ask for one too; it
+    /// gets an anonymous one.
+    async fn token(
+        &self,
+        bearer: &Bearer,
+        is_foreign: bool,
+        shown: Option<&Pass>,
+        visit: &mut Visit<'_>,
+    ) -> Result<Option<Pass>, Error> {
+        if !self.insecure && !self.keyring.may_ask(&bearer.realm) {
+            return Err(Error::Lies(
+                "its token endpoint is http although it is https itself".to_owned(),
+            ));
+        }
+        let authorization = if is_foreign {
+            None
+        } else {
+            self.keyring.for_realm(&self.repository, &bearer.realm)
+        };
+        let key = Key {
+            url: bearer.token_url(visit.scope),
+            with_credentials: authorization.is_some(),
+        };
+        if let Some(shown) = shown.filter(|pass| pass.key.as_ref() == Some(&key)) {
+            if shown.is_fresh {
+                return Ok(None);
+            }
+            self.tokens.forget(&key, &shown.header);
+        }
+        if let Some(token) = self.tokens.kept(&key) {
+            return Ok(Some(Pass {
+                header: token.header,
+                key: Some(key),
+                is_fresh: false,
+            }));
+        }
+        if visit.token_calls == TOKEN_CALLS {
+            return Ok(None);
+        }
+        visit.token_calls += 1;
+        let token = self.tokens.fetch(key.clone(), authorization, visit.deadline).await?;
+        if !is_foreign {
+            self.is_basic.store(false, Ordering::Relaxed);
+            self.met.insert(Arc::clone(visit.scope), bearer.clone());
+        }
+        Ok(Some(Pass {
+            header: token.header,
+            key: Some(key),
+            is_fresh: true,
+        }))
+    }
+}

@@ -1,0 +1,230 @@
+//! Blobs: their size, and their bytes as they come.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use http::header::CONTENT_RANGE;
+use tokio::time::{Instant, timeout};
+
+use super::ask::Given;
+use super::lanes::{Lane, Permit};
+use super::send::Response;
+use super::{Error, Upstream};
+use crate::oci::{Answer, Digest, ImageName};
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::Kind;
+
+/// The least that must come in a second, on average over twice the idle timeout. A byte now and then would otherwise
+/// keep a connection for ever without ever being idle.
+const LEAST_A_SECOND: u64 = 1024;
+
+impl Upstream {
+    /// Asks how long a blob is. An upstream that does not say is asked for the blob itself, whose headers do.
+    pub async fn head_blob(&self, image: &ImageName, digest: &Digest) -> Answer<u64, Error> {
+        let Some(ask) = self.question(Method::HEAD, image, &format!("blobs/{digest}")) else {
+            return Ok(None);
+        };
+        let Some(given) = self.0.registry.ask(&ask).await? else {
+            return Ok(None);
+        };
+        if let Some(size) = given.response.length() {
+            return Ok(Some(size));
+        }
+        drop(given);
+        let Some(stream) = self.blob(image, digest, 0).await? else {
+            return Ok(None);
+        };
+        let size = stream.total();
+        size.map(Some)
+            .ok_or_else(|| Error::Lies(format!("it does not say how long {digest} is")))
+    }
+
+    /// Asks for a blob from byte `from` on. The answer may begin earlier: an upstream that knows no ranges sends all
+    /// of it, see [`BlobStream::start`]. It holds one of the upstream's connections until dropped.
+    pub async fn blob(&self, image: &ImageName, digest: &Digest, from: u64) -> Answer<BlobStream, Error> {
+        let Some(mut ask) = self.question(Method::GET, image, &format!("blobs/{digest}")) else {
+            return Ok(None);
+        };
+        ask.from = from;
+        ask.lane = Lane::Body;
+        let Some(given) = self.0.registry.ask(&ask).await? else {
+            return Ok(None);
+        };
+        BlobStream::new(self, given, from).map(Some)
+    }
+}
+
+/// The bytes of a blob as they come.
+pub struct BlobStream {
+    response: Response,
+    _permit: Permit,
+    repository: Arc<str>,
+    metrics: Arc<Metrics>,
+    start: u64,
+    total: Option<u64>,
+    /// How many bytes are still to come, when that is known.
+    missing: Option<u64>,
+    idle_timeout: Duration,
+    pace: Pace,
+}
+
+impl BlobStream {
+    fn new(upstream: &Upstream, given: Given, from: u64) -> Result<Self, Error> {
+        let response = given.response;
+        response.check_encoding()?;
+        let length = response.length();
+        let (start, total) = if response.status() == 206 {
+            let range = response.header(CONTENT_RANGE.as_str()).and_then(content_range);
+            match range {
+                Some((start, total)) if start == from => (start, total),
+                _ => return Err(Error::Lies("it sends another range than the one asked for".to_owned())),
+            }
+        } else {
+            (0, length)
+        };
+        if let (Some(total), Some(length)) = (total, length)
+            && start.checked_add(length) != Some(total)
+        {
+            return Err(Error::Lies(
+                "the range that it sends is not as long as it says".to_owned(),
+            ));
+        }
+        let inner = &upstream.0;
+        Ok(Self {
+            response,
+            _permit: given.permit,
+            repository: inner.repository.as_str().into(),
+            metrics: Arc::clone(&inner.metrics),
+            start,
+            total,
+            missing: total.and_then(|total| total.checked_sub(start)),
+            idle_timeout: inner.idle_timeout,
+            pace: Pace::new(inner.idle_timeout * 2),
+        })
+    }
+
+    /// Which byte of the blob comes first: the one asked for, or 0.
+    pub const fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// How long the whole blob is, if the upstream says.
+    pub const fn total(&self) -> Option<u64> {
+        self.total
+    }
+
+    /// The next bytes. `None` at the end, and only where the announced length is reached: a body that ends before is
+    /// [`Error::Broken`], one that goes on after it a lie.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        let chunk = timeout(self.idle_timeout, self.response.chunk())
+            .await
+            .map_err(|_| Error::Timeout("the next bytes of a blob"))??;
+        let Some(chunk) = chunk else {
+            return match self.missing {
+                None | Some(0) => Ok(None),
+                Some(missing) => Err(Error::Broken(format!("{missing} bytes are missing"))),
+            };
+        };
+        let length = chunk.len() as u64;
+        self.metrics.fetched(&self.repository, Kind::Blob, length);
+        if let Some(missing) = &mut self.missing {
+            *missing = missing
+                .checked_sub(length)
+                .ok_or_else(|| Error::Lies("it sends more of a blob than it announced".to_owned()))?;
+        }
+        self.pace.step(length, Instant::now())?;
+        Ok(Some(chunk))
+    }
+}
+
+impl std::fmt::Debug for BlobStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BlobStream({} of {:?})", self.start, self.total)
+    }
+}
+
+/// Notices a body that comes too slowly.
+struct Pace {
+    period: Duration,
+    least: u64,
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(period: Duration) -> Self {
+        Self {
+            period,
+            least: LEAST_A_SECOND.saturating_mul(period.as_secs().max(1)),
+            since: Instant::now(),
+            bytes: 0,
+        }
+    }
+
+    fn step(&mut self, bytes: u64, now: Instant) -> Result<(), Error> {
+        self.bytes += bytes;
+        if now.duration_since(self.since) < self.period {
+            return Ok(());
+        }
+        if self.bytes < self.least {
+            return Err(Error::Slow {
+                least: self.least,
+                period: self.period,
+            });
+        }
+        (self.since, self.bytes) = (now, 0);
+        Ok(())
+    }
+}
+
+/// `bytes 10-19/20` or `bytes 10-19/*`: the first byte and the length of the whole.
+fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = text.trim().strip_prefix("bytes")?.trim_start().split_once('/')?;
+    let (start, end) = range.split_once('-')?;
+    let (start, end): (u64, u64) = (start.trim().parse().ok()?, end.trim().parse().ok()?);
+    let total = match total.trim() {
+        "*" => None,
+        total => Some(total.parse().ok()?),
+    };
+    let is_whole_rest = total.is_none_or(|total: u64| end.checked_add(1) == Some(total));
+    (start <= end && is_whole_rest).then_some((start, total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_range_is_the_rest_or_nothing() {
+        for (text, range) in [
+            ("bytes 10-19/20", Some((10, Some(20)))),
+            ("bytes 0-0/1", Some((0, Some(1)))),
+            ("bytes 10-19/*", Some((10, None))),
+            ("bytes 10-18/20", None),
+            ("bytes 19-10/20", None),
+            ("bytes */20", None),
+            ("10-19/20", None),
+            ("bytes 10-18446744073709551615/20", None),
+            ("", None),
+        ] {
+            assert_eq!(content_range(text), range, "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trickle_is_noticed_and_a_pause_is_not() {
+        let mut pace = Pace::new(Duration::from_secs(60));
+        let begin = Instant::now();
+        assert_eq!(pace.step(1_000_000, begin + Duration::from_secs(1)), Ok(()));
+        assert_eq!(pace.step(1, begin + Duration::from_secs(61)), Ok(()));
+        for second in 62..121 {
+            assert_eq!(pace.step(1, begin + Duration::from_secs(second)), Ok(()));
+        }
+        assert!(matches!(
+            pace.step(1, begin + Duration::from_secs(121)),
+            Err(Error::Slow { .. })
+        ));
+    }
+}

@@ -1,0 +1,204 @@
+//! One registry somewhere else.
+//!
+//! Asks it for manifests, blobs, tags and referrers, and says what it answers in three outcomes that are never mixed
+//! up: here, certainly not here (its own 404), could not tell ([`Error`]). What it sends is checked before it is
+//! believed. This room knows nothing of our store; it holds back no copy and serves none.
+//!
+//! Start reading at [`Upstream`]; `ask` is the road that every question takes, `send` the one exchange within it.
+
+mod admission;
+mod ask;
+mod blobs;
+mod challenge;
+mod credentials;
+mod error;
+mod lanes;
+mod lists;
+mod manifests;
+mod retry_after;
+mod send;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod tokens;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, Method};
+use url::Url;
+
+use crate::config::RemoteConfig;
+use crate::oci::{ImageName, RepositoryKey};
+use crate::telemetry::Metrics;
+use admission::Admission;
+use ask::{Ask, Registry};
+use credentials::Keyring;
+use lanes::{Lane, Lanes};
+use send::Sender;
+use tokens::Tokens;
+
+pub use blobs::BlobStream;
+pub use error::Error;
+pub use manifests::Head;
+
+/// The longest that a manifest, a list or a token may take as a whole.
+const TOTAL: Duration = Duration::from_secs(30);
+/// The names that Docker Hub goes by.
+const HUB_NAMES: [&str; 4] = [
+    "docker.io",
+    "index.docker.io",
+    "registry-1.docker.io",
+    "registry.hub.docker.com",
+];
+/// The one that answers the distribution API.
+const HUB_REGISTRY: &str = "registry-1.docker.io";
+/// What clients call it, `?ns=` among them.
+const HUB_NAMESPACE: &str = "docker.io";
+
+/// One registry somewhere else.
+#[derive(Clone)]
+pub struct Upstream(Arc<Inner>);
+
+struct Inner {
+    repository: RepositoryKey,
+    host: String,
+    base: Url,
+    /// The path of the configured URL: what every image's name begins with there.
+    prefix: Option<ImageName>,
+    is_hub: bool,
+    manifest_limit: u64,
+    idle_timeout: Duration,
+    registry: Registry,
+    metrics: Arc<Metrics>,
+}
+
+impl Upstream {
+    /// The upstream of a remote. Asks nothing yet.
+    pub fn new(
+        repository: &RepositoryKey,
+        config: &RemoteConfig,
+        manifest_limit: u64,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Error> {
+        let (base, prefix, is_hub) = locate(config)?;
+        let host = if is_hub {
+            HUB_NAMESPACE.to_owned()
+        } else {
+            match (base.host_str().unwrap_or_default(), base.port()) {
+                (host, None) => host.to_owned(),
+                (host, Some(port)) => format!("{host}:{port}"),
+            }
+        };
+        let sender = Arc::new(Sender::new(repository, config, Arc::clone(&metrics)));
+        let tokens = Tokens::new(Arc::clone(&sender), config.first_byte_timeout);
+        let keyring = Keyring::new(config, base.clone(), is_hub);
+        if config.insecure {
+            tracing::warn!(
+                %repository,
+                upstream = host,
+                "insecure: nothing proves that this upstream is who it says, and credentials can be read on the way"
+            );
+        }
+        Ok(Self(Arc::new(Inner {
+            repository: repository.clone(),
+            host,
+            base,
+            prefix,
+            is_hub,
+            manifest_limit,
+            idle_timeout: config.idle_timeout,
+            registry: Registry {
+                admission: Admission::new(repository.as_str(), keyring, tokens, config.insecure),
+                sender,
+                lanes: Lanes::new(config.connections),
+                first_byte_timeout: config.first_byte_timeout,
+            },
+            metrics,
+        })))
+    }
+
+    /// The registry's `host[:port]`, for messages; Docker Hub's is `docker.io`.
+    pub fn host(&self) -> &str {
+        &self.0.host
+    }
+
+    /// The `?ns=` hosts that it stands for.
+    pub fn namespaces(&self) -> Vec<&str> {
+        if self.0.prefix.is_some() {
+            // Only a part of that host's images is here, under other names.
+            return Vec::new();
+        }
+        vec![&self.0.host]
+    }
+
+    /// The one name of an image that may be called several: on Docker Hub `alpine` is `library/alpine`.
+    pub fn canonical(&self, image: &ImageName) -> ImageName {
+        if self.0.is_hub && self.0.prefix.is_none() && image.split_first().is_none() {
+            return image.under("library").unwrap_or_else(|_| image.clone());
+        }
+        image.clone()
+    }
+
+    /// A question about an image. `None` when its name with the prefix would be longer than names are.
+    fn question(&self, method: Method, image: &ImageName, rest: &str) -> Option<Ask> {
+        let image = self.canonical(image);
+        let image = match &self.0.prefix {
+            Some(prefix) => image.under(prefix.as_str()).ok()?,
+            None => image,
+        };
+        let mut url = self.0.base.clone();
+        url.set_path(&format!("/v2/{image}/{rest}"));
+        Some(Ask {
+            method,
+            url,
+            accept: None,
+            from: 0,
+            scope: format!("repository:{image}:pull").into(),
+            lane: Lane::Short,
+            is_patient: true,
+        })
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Upstream({} at {})", self.0.repository, self.0.host)
+    }
+}
+
+/// Where requests go, what names begin with there, and whether it is Docker Hub.
+fn locate(config: &RemoteConfig) -> Result<(Url, Option<ImageName>, bool), Error> {
+    let url = &config.url;
+    let host = url.host_str().unwrap_or_default();
+    if !matches!(url.scheme(), "http" | "https") || host.is_empty() {
+        return Err(Error::Url("it is not an http or https address".to_owned()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Error::Url("credentials do not belong into it".to_owned()));
+    }
+    let path = url.path().trim_matches('/');
+    let prefix = match path {
+        "" => None,
+        path => Some(
+            path.parse()
+                .map_err(|error| Error::Url(format!("its path is no prefix of image names: {error}")))?,
+        ),
+    };
+    let is_hub = HUB_NAMES.contains(&host) && url.port_or_known_default() == Some(443);
+    let mut base = url.clone();
+    base.set_query(None);
+    base.set_fragment(None);
+    base.set_path("/");
+    if is_hub {
+        base.set_host(Some(HUB_REGISTRY))
+            .map_err(|error| Error::Url(error.to_string()))?;
+    }
+    Ok((base, prefix, is_hub))
+}
+
+/// An `Accept` header of these types.
+fn accept(types: &[&str]) -> Option<HeaderValue> {
+    HeaderValue::try_from(types.join(", ")).ok()
+}

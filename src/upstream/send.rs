@@ -1,0 +1,306 @@
+//! One exchange with an upstream and the redirects it leads to: the only file that calls the HTTP client.
+//!
+//! Redirects are followed by hand, because what may go along on the way is not the client's to decide: see
+//! [`Sender::follow`].
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, LOCATION, RANGE};
+use http::{HeaderMap, HeaderValue, Method};
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, timeout, timeout_at};
+use url::Url;
+
+use super::{Error, tls};
+use crate::config::RemoteConfig;
+use crate::oci::RepositoryKey;
+use crate::telemetry::Metrics;
+
+/// How many redirects are followed.
+const HOPS: usize = 5;
+/// How long a connection may lie unused before it is closed: less than what load balancers in front of registries
+/// wait, or every first request after a pause would meet a connection that is just being closed.
+const POOL_IDLE: Duration = Duration::from_secs(50);
+/// A body that nobody wants is read to its end up to this size, so that its connection can be used again.
+const DRAINED: u64 = 16 * 1024;
+
+/// Who is asked, for counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The registry itself.
+    Registry,
+    /// A token endpoint.
+    Token,
+    /// Where a registry sends us for the bytes.
+    Content,
+}
+
+impl Role {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Registry => "registry",
+            Self::Token => "token",
+            Self::Content => "content",
+        }
+    }
+}
+
+/// A request before it is sent.
+#[derive(Clone)]
+pub(super) struct Outgoing {
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) accept: Option<HeaderValue>,
+    /// The first byte wanted; the whole for 0.
+    pub(super) from: u64,
+    /// For the origin of `url` and for no other.
+    pub(super) authorization: Option<HeaderValue>,
+}
+
+/// Why an exchange failed, and whether trying it once more makes sense.
+pub(super) struct Failure {
+    pub(super) error: Error,
+    pub(super) again: bool,
+}
+
+impl Failure {
+    pub(super) fn last(error: Error) -> Self {
+        Self { error, again: false }
+    }
+}
+
+/// Sends requests for one remote.
+pub(super) struct Sender {
+    client: OnceCell<reqwest::Client>,
+    repository: RepositoryKey,
+    insecure: bool,
+    connect_timeout: Duration,
+    connections: usize,
+    metrics: Arc<Metrics>,
+}
+
+impl Sender {
+    pub(super) fn new(repository: &RepositoryKey, config: &RemoteConfig, metrics: Arc<Metrics>) -> Self {
+        Self {
+            client: OnceCell::new(),
+            repository: repository.clone(),
+            insecure: config.insecure,
+            connect_timeout: config.connect_timeout,
+            connections: config.connections,
+            metrics,
+        }
+    }
+
+    /// Sends a request and follows where it leads: at most five times, to web addresses without a user in them, never
+    /// from https to http, and without the `Authorization` as soon as scheme, host or port change. A signed address
+    /// refuses a second kind of authorization, and an address that is not the registry's has no business seeing it.
+    pub(super) async fn follow(
+        &self,
+        mut request: Outgoing,
+        role: Role,
+        deadline: Instant,
+    ) -> Result<Response, Failure> {
+        let home = request.url.origin();
+        for _ in 0..=HOPS {
+            let is_home = request.url.origin() == home;
+            let asked = if is_home || role == Role::Token {
+                role
+            } else {
+                Role::Content
+            };
+            let inner = self.exchange(&request, asked, deadline).await?;
+            let response = Response {
+                inner,
+                url: request.url.clone(),
+                is_foreign: !is_home,
+            };
+            let Some(next) = self.redirection(&response).map_err(Failure::last)? else {
+                return Ok(response);
+            };
+            response.drain().await;
+            if next.origin() != request.url.origin() {
+                request.authorization = None;
+            }
+            request.url = next;
+        }
+        Err(Failure::last(Error::Lies(format!(
+            "it redirects more than {HOPS} times"
+        ))))
+    }
+
+    /// Where an answer leads, if it is a redirect.
+    fn redirection(&self, response: &Response) -> Result<Option<Url>, Error> {
+        if !matches!(response.status(), 301 | 302 | 303 | 307 | 308) {
+            return Ok(None);
+        }
+        let Some(location) = response.header(LOCATION.as_str()) else {
+            return Err(Error::Lies("it redirects to nowhere".to_owned()));
+        };
+        let Ok(next) = response.url.join(location) else {
+            return Err(Error::Lies("it redirects to what is no address".to_owned()));
+        };
+        let is_web = matches!(next.scheme(), "http" | "https") && next.host_str().is_some();
+        if !is_web || !next.username().is_empty() || next.password().is_some() {
+            return Err(Error::Lies("it redirects to what is no plain web address".to_owned()));
+        }
+        if response.url.scheme() == "https" && next.scheme() == "http" && !self.insecure {
+            return Err(Error::Lies("it redirects from https to http".to_owned()));
+        }
+        Ok(Some(next))
+    }
+
+    async fn exchange(&self, request: &Outgoing, role: Role, deadline: Instant) -> Result<reqwest::Response, Failure> {
+        let client = self
+            .client
+            .get_or_try_init(|| self.build())
+            .await
+            .map_err(Failure::last)?;
+        let mut builder = client
+            .request(request.method.clone(), request.url.clone())
+            .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(accept) = &request.accept {
+            builder = builder.header(ACCEPT, accept);
+        }
+        if let Some(authorization) = &request.authorization {
+            builder = builder.header(AUTHORIZATION, authorization);
+        }
+        if request.from > 0 {
+            builder = builder.header(RANGE, format!("bytes={}-", request.from));
+        }
+        let answer = timeout_at(deadline, builder.send()).await;
+        let code = match &answer {
+            Ok(Ok(response)) => Some(response.status().as_u16()),
+            _ => None,
+        };
+        self.metrics
+            .upstream_asked(self.repository.as_str(), role.label(), code);
+        match answer {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(unsent(&error)),
+            Err(_) => Err(Failure::last(Error::Timeout("the first byte of the answer"))),
+        }
+    }
+
+    /// At the first request, so that a server whose upstreams are never asked does not read certificates for them.
+    async fn build(&self) -> Result<reqwest::Client, Error> {
+        let insecure = self.insecure;
+        let tls = tokio::task::spawn_blocking(move || tls::configuration(insecure))
+            .await
+            .map_err(|error| Error::Unreachable(error.to_string()))?
+            .map_err(|error| Error::Unreachable(format!("TLS cannot be set up: {error}")))?;
+        reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .http1_only()
+            .no_proxy()
+            .referer(false)
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("entrepot/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(self.connect_timeout)
+            .pool_max_idle_per_host(self.connections)
+            .pool_idle_timeout(POOL_IDLE)
+            .build()
+            .map_err(|error| Error::Unreachable(format!("the client cannot be set up: {}", reason(&error))))
+    }
+}
+
+/// An answer whose headers are in.
+pub(super) struct Response {
+    inner: reqwest::Response,
+    /// Whose answer it is, after redirects. Its query may be a signature: never to be printed.
+    pub(super) url: Url,
+    /// Whether redirects led to another origin than the one that was asked.
+    pub(super) is_foreign: bool,
+}
+
+impl Response {
+    pub(super) fn status(&self) -> u16 {
+        self.inner.status().as_u16()
+    }
+
+    pub(super) fn headers(&self) -> &HeaderMap {
+        self.inner.headers()
+    }
+
+    /// A header's text; one that is no text is none.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers().get(name)?.to_str().ok()
+    }
+
+    /// What `Content-Length` says: of the body, or for HEAD of the body there would be.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.header(CONTENT_LENGTH.as_str())?.trim().parse().ok()
+    }
+
+    /// Content is kept as it is named by its digest: a body in another encoding than itself cannot be.
+    pub(super) fn check_encoding(&self) -> Result<(), Error> {
+        match self.header(CONTENT_ENCODING.as_str()) {
+            None | Some("" | "identity") => Ok(()),
+            Some(_) => Err(Error::Lies(
+                "it compresses the body although it was asked not to".to_owned(),
+            )),
+        }
+    }
+
+    /// The next piece of the body. `None` at its end, which is the announced one: a shorter body is an error.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        self.inner.chunk().await.map_err(|error| Error::Broken(reason(&error)))
+    }
+
+    /// The whole body, if it is not longer than `limit`.
+    pub(super) async fn collect(mut self, limit: u64, deadline: Instant) -> Result<Bytes, Error> {
+        self.check_encoding()?;
+        let announced = self.length();
+        if announced.is_some_and(|length| length > limit) {
+            return Err(Error::TooLarge { limit });
+        }
+        let mut body = BytesMut::new();
+        loop {
+            let chunk = timeout_at(deadline, self.chunk())
+                .await
+                .map_err(|_| Error::Timeout("the end of the body"))??;
+            let Some(chunk) = chunk else { break };
+            if (body.len() + chunk.len()) as u64 > limit {
+                return Err(Error::TooLarge { limit });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        if announced.is_some_and(|length| length != body.len() as u64) {
+            return Err(Error::Broken("it is not as long as announced".to_owned()));
+        }
+        Ok(body.freeze())
+    }
+
+    /// Reads a small body that nobody wants, so that the connection is free for the next request.
+    pub(super) async fn drain(mut self) {
+        if self.length().is_some_and(|length| length <= DRAINED) {
+            let rest = async { while let Ok(Some(_)) = self.inner.chunk().await {} };
+            // Only a saving: what takes long is closed instead.
+            let _ = timeout(Duration::from_millis(200), rest).await;
+        }
+    }
+}
+
+/// Why a request got no answer. All of these are about the connection, and it may be better the next time.
+fn unsent(error: &reqwest::Error) -> Failure {
+    let error = if error.is_timeout() {
+        Error::Timeout("the connection")
+    } else {
+        Error::Unreachable(reason(error))
+    };
+    Failure { error, again: true }
+}
+
+/// The innermost cause: the outer ones only say that a request failed, and for which URL, which may hold a signature.
+fn reason(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    match error.source() {
+        Some(_) => cause.to_string(),
+        None => "the request failed".to_owned(),
+    }
+}

@@ -1,0 +1,249 @@
+//! Bearer tokens: fetched from the endpoint that a challenge names, kept while they last, fetched once for all who wait.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use http::{HeaderValue, Method};
+use moka::sync::Cache;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use super::send::{Outgoing, Role, Sender};
+use super::{Error, TOTAL, retry_after};
+
+/// The longest answer of a token endpoint that is read.
+const BODY: u64 = 64 * 1024;
+/// How many tokens are kept: one an image.
+const KEPT: u64 = 10_000;
+/// What a token is good for that does not say so, by Docker's specification.
+const DEFAULT_LIFE: f64 = 60.0;
+/// No token is believed to be good for longer.
+const LONGEST_LIFE: f64 = 12.0 * 3600.0;
+/// The part of its life in which it is used: clocks and networks are not exact.
+const USED_LIFE: f64 = 0.85;
+
+/// What a token is for: endpoint, service and scope, which are its URL, and whether the credentials were shown for it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) url: Url,
+    pub(super) with_credentials: bool,
+}
+
+/// A token, ready to be sent.
+#[derive(Clone)]
+pub(super) struct Token {
+    pub(super) header: HeaderValue,
+    until: Instant,
+}
+
+type Flight = Shared<BoxFuture<'static, Result<Token, Error>>>;
+type Flights = Arc<Mutex<HashMap<Key, Flight>>>;
+
+/// The tokens of one remote.
+pub(super) struct Tokens {
+    sender: Arc<Sender>,
+    first_byte_timeout: Duration,
+    kept: Cache<Key, Token>,
+    flights: Flights,
+}
+
+impl Tokens {
+    pub(super) fn new(sender: Arc<Sender>, first_byte_timeout: Duration) -> Self {
+        Self {
+            sender,
+            first_byte_timeout,
+            kept: Cache::new(KEPT),
+            flights: Flights::default(),
+        }
+    }
+
+    /// A token that is still good.
+    pub(super) fn kept(&self, key: &Key) -> Option<Token> {
+        self.kept.get(key).filter(|token| token.until > Instant::now())
+    }
+
+    /// Forgets a token that was refused, unless another one has taken its place.
+    pub(super) fn forget(&self, key: &Key, refused: &HeaderValue) {
+        if self.kept.get(key).is_some_and(|token| token.header == *refused) {
+            self.kept.invalidate(key);
+        }
+    }
+
+    /// Fetches a token, or waits with those who are already fetching it. The fetch is nobody's own: who gives up
+    /// waiting does not end it for the others.
+    pub(super) async fn fetch(
+        &self,
+        key: Key,
+        authorization: Option<HeaderValue>,
+        deadline: Instant,
+    ) -> Result<Token, Error> {
+        let flight = self.join_or_start(key, authorization);
+        timeout_at(deadline, flight)
+            .await
+            .unwrap_or(Err(Error::Timeout("the token endpoint")))
+    }
+
+    fn join_or_start(&self, key: Key, authorization: Option<HeaderValue>) -> Flight {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(&key) {
+            return flight.clone();
+        }
+        let (sender, kept, landing) = (
+            Arc::clone(&self.sender),
+            self.kept.clone(),
+            Landing {
+                flights: Arc::clone(&self.flights),
+                key: key.clone(),
+            },
+        );
+        let first_byte = Instant::now() + self.first_byte_timeout;
+        let task = tokio::spawn(async move {
+            let token = ask(&sender, &landing.key, authorization, first_byte).await?;
+            kept.insert(landing.key.clone(), token.clone());
+            Ok(token)
+        });
+        let flight = async move {
+            task.await.unwrap_or_else(|error| {
+                Err(Error::Unreachable(format!(
+                    "the question for a token was lost: {error}"
+                )))
+            })
+        };
+        let flight = flight.boxed().shared();
+        flights.insert(key, flight.clone());
+        flight
+    }
+}
+
+/// Makes room for the next fetch when this one is over, however it ends.
+struct Landing {
+    flights: Flights,
+    key: Key,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        flights.remove(&self.key);
+    }
+}
+
+#[derive(Deserialize)]
+struct Written {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<Value>,
+}
+
+async fn ask(
+    sender: &Sender,
+    key: &Key,
+    authorization: Option<HeaderValue>,
+    first_byte: Instant,
+) -> Result<Token, Error> {
+    let request = Outgoing {
+        method: Method::GET,
+        url: key.url.clone(),
+        accept: None,
+        from: 0,
+        authorization,
+    };
+    let end = Instant::now() + TOTAL;
+    let response = sender
+        .follow(request, Role::Token, first_byte)
+        .await
+        .map_err(|failure| failure.error)?;
+    match response.status() {
+        200 => {}
+        429 => {
+            return Err(Error::RateLimited {
+                retry_after: retry_after::read(response.headers(), std::time::SystemTime::now()),
+            });
+        }
+        status @ (401 | 403) => return Err(Error::Refused { status }),
+        status @ 500.. => return Err(Error::Failing { status }),
+        status => return Err(Error::Lies(format!("its token endpoint answers {status}"))),
+    }
+    let body = response.collect(BODY, end).await?;
+    read(&body).ok_or_else(|| Error::Lies("its token endpoint gives no token".to_owned()))
+}
+
+fn read(body: &[u8]) -> Option<Token> {
+    let written: Written = serde_json::from_slice(body).ok()?;
+    let life = life(written.expires_in.as_ref());
+    let token = [written.token, written.access_token]
+        .into_iter()
+        .flatten()
+        .find(|token| !token.is_empty())?;
+    let mut header = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+    header.set_sensitive(true);
+    Some(Token {
+        header,
+        until: Instant::now() + life,
+    })
+}
+
+/// How long a token is used. What is no sensible number means the default.
+fn life(expires_in: Option<&Value>) -> Duration {
+    let seconds = match expires_in {
+        Some(Value::Number(number)) => number.as_f64(),
+        Some(Value::String(text)) => text.trim().parse().ok(),
+        _ => None,
+    };
+    let seconds = seconds
+        .filter(|seconds| *seconds >= 1.0)
+        .unwrap_or(DEFAULT_LIFE)
+        .min(LONGEST_LIFE);
+    Duration::from_secs_f64(seconds * USED_LIFE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_is_the_stated_one_within_reason() {
+        for (text, seconds) in [
+            ("{}", 51.0),
+            (r#"{"expires_in":300}"#, 255.0),
+            (r#"{"expires_in":"300"}"#, 255.0),
+            (r#"{"expires_in":0}"#, 51.0),
+            (r#"{"expires_in":-1}"#, 51.0),
+            (r#"{"expires_in":"soon"}"#, 51.0),
+            (r#"{"expires_in":"NaN"}"#, 51.0),
+            (r#"{"expires_in":[1]}"#, 51.0),
+            (r#"{"expires_in":null}"#, 51.0),
+            (r#"{"expires_in":1e18}"#, 36720.0),
+            (r#"{"expires_in":"inf"}"#, 36720.0),
+        ] {
+            let value: Value = serde_json::from_str(text).expect("JSON");
+            let life = life(value.get("expires_in")).as_secs_f64();
+            assert!((life - seconds).abs() < 0.001, "{text}: {life}");
+        }
+    }
+
+    #[tokio::test]
+    async fn either_name_is_taken_and_nothing_that_cannot_be_sent() {
+        for (body, header) in [
+            (r#"{"token":"a"}"#, Some("Bearer a")),
+            (r#"{"access_token":"b"}"#, Some("Bearer b")),
+            (r#"{"token":"a","access_token":"b"}"#, Some("Bearer a")),
+            (r#"{"token":"","access_token":"b"}"#, Some("Bearer b")),
+            (r#"{"token":null}"#, None),
+            (r#"{"token":"a\r\nX: y"}"#, None),
+            (r#"{"token":7}"#, None),
+            ("[]", None),
+            ("<html>", None),
+            ("", None),
+        ] {
+            let token = read(body.as_bytes());
+            let read = token.as_ref().map(|token| token.header.to_str().expect("text"));
+            assert_eq!(read, header, "{body}");
+        }
+    }
+}
