@@ -10,6 +10,7 @@
 )]
 
 pub mod config;
+pub mod http;
 pub mod oci;
 pub mod telemetry;
 pub mod upstream;
