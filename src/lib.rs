@@ -9,6 +9,7 @@
     )
 )]
 
+pub mod access;
 pub mod config;
 pub mod http;
 pub mod oci;
