@@ -13,5 +13,6 @@ pub mod access;
 pub mod config;
 pub mod http;
 pub mod oci;
+pub mod store;
 pub mod telemetry;
 pub mod upstream;

@@ -1,0 +1,148 @@
+//! Content by its digest: blobs and manifests alike.
+//!
+//! What is published here stays as it is until it is removed. A file that is shorter than what it was published as can
+//! only come from a disk that lost it: an empty one is taken for absent, so that it is fetched or pushed again.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::disk::{Disk, is_absence, read_small};
+use super::error::Error;
+use super::layout::Layout;
+use super::spool::VerifiedFile;
+use crate::oci::Digest;
+use crate::telemetry::Metrics;
+
+/// More than any manifest has, here or elsewhere: what is longer is not read into memory.
+const LONGEST_MANIFEST: u64 = 64 << 20;
+
+/// A stored blob, opened: it can be read to its end even if it is removed meanwhile.
+#[derive(Clone, Debug)]
+pub struct BlobFile {
+    /// How many bytes it has.
+    pub size: u64,
+    file: Arc<File>,
+}
+
+impl BlobFile {
+    /// Reads up to `buffer.len()` bytes from `offset`; 0 at the end.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+
+    /// The file itself. Its position means nothing.
+    pub const fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+}
+
+/// Blobs in a filesystem.
+#[derive(Debug)]
+pub(super) struct Blobs {
+    pub(super) layout: Layout,
+    pub(super) disk: Arc<Disk>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Blobs {
+    pub(super) fn open(&self, digest: &Digest) -> Result<Option<BlobFile>, Error> {
+        let path = self.layout.blob(digest);
+        let open = || {
+            let file = File::open(&path)?;
+            let metadata = file.metadata()?;
+            Ok((file, metadata))
+        };
+        let (file, metadata) = match open() {
+            Ok(opened) => opened,
+            Err(error) if is_absence(&error) => return Ok(None),
+            Err(error) => return Err(Error::disk(&path)(error)),
+        };
+        Ok(self.believable(digest, &metadata).map(|size| BlobFile {
+            size,
+            file: Arc::new(file),
+        }))
+    }
+
+    pub(super) fn size(&self, digest: &Digest) -> Result<Option<u64>, Error> {
+        let path = self.layout.blob(digest);
+        match fs::metadata(&path) {
+            Ok(metadata) => Ok(self.believable(digest, &metadata)),
+            Err(error) if is_absence(&error) => Ok(None),
+            Err(error) => Err(Error::disk(&path)(error)),
+        }
+    }
+
+    /// The size of a blob, unless it cannot be one.
+    fn believable(&self, digest: &Digest, metadata: &fs::Metadata) -> Option<u64> {
+        if metadata.is_file() && (metadata.len() > 0 || digest.is_of_nothing()) {
+            return Some(metadata.len());
+        }
+        self.damaged(digest, "its file is empty");
+        None
+    }
+
+    /// The bytes of a manifest, if they are there and are what their digest says.
+    pub(super) fn read_manifest(&self, digest: &Digest) -> Result<Option<Bytes>, Error> {
+        match read_small(&self.layout.blob(digest), LONGEST_MANIFEST)? {
+            None => Ok(None),
+            Some(bytes) if Digest::of(digest.algorithm(), &bytes) == *digest => Ok(Some(bytes.into())),
+            Some(_) => {
+                self.damaged(digest, "its bytes have another digest");
+                Ok(None)
+            }
+        }
+    }
+
+    pub(super) fn damaged(&self, digest: &Digest, how: &'static str) {
+        self.metrics.damage_found();
+        tracing::warn!(%digest, how, "stored content is damaged and taken for absent");
+    }
+
+    /// Puts a verified file where its digest belongs, durably. It may be there already.
+    pub(super) fn publish(&self, verified: VerifiedFile) -> Result<(), Error> {
+        let target = self.layout.blob(verified.digest());
+        if self.stands(&target, verified.size())? {
+            return Ok(());
+        }
+        verified.sync()?;
+        self.make_parent(&target)?;
+        self.disk.place(verified.into_scrap(), &target)
+    }
+
+    /// Puts the bytes of a manifest where their digest belongs, durably. What is there must be the very same bytes.
+    pub(super) fn publish_manifest(&self, digest: &Digest, bytes: &[u8]) -> Result<(), Error> {
+        let target = self.layout.blob(digest);
+        if self.stands(&target, bytes.len() as u64)? && self.read_manifest(digest)?.is_some() {
+            return Ok(());
+        }
+        self.make_parent(&target)?;
+        self.disk.write(&target, bytes)
+    }
+
+    /// Whether a file of this size is there, durably: who put it there may not have come to syncing its name.
+    fn stands(&self, target: &Path, size: u64) -> Result<bool, Error> {
+        if !self.disk.is_trusted() {
+            return Ok(false);
+        }
+        match fs::metadata(target) {
+            Ok(metadata) if metadata.is_file() && metadata.len() == size => {
+                self.make_parent(target)?;
+                self.disk.sync_parent(target).map(|()| true)
+            }
+            Ok(_) => Ok(false),
+            Err(error) if is_absence(&error) => Ok(false),
+            Err(error) => Err(Error::disk(target)(error)),
+        }
+    }
+
+    fn make_parent(&self, target: &Path) -> Result<(), Error> {
+        target
+            .parent()
+            .map_or(Ok(()), |parent| self.disk.make_directories(&[parent]))
+    }
+}

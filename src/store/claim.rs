@@ -1,0 +1,123 @@
+//! Whose store it is: one process at a time, and one version of the tree.
+
+use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use super::disk::{Disk, read_small};
+use super::error::Error;
+use super::layout::Layout;
+
+/// The version of the tree. A change that an older version would misread makes it one more.
+const FORMAT: u32 = 1;
+
+/// Takes the store for this process, and makes the directories that everything else relies on. The lock is held as long
+/// as the file is open: a process that is killed lets go of it.
+pub(super) fn claim(layout: &Layout, disk: &Disk) -> Result<File, Error> {
+    let root = layout.root();
+    let known = read_format(layout)?;
+    fs::create_dir_all(root).map_err(Error::disk(root))?;
+    let lock = lock(&layout.lock(), root)?;
+    for directory in [layout.spool(), layout.uploads(), layout.blobs(), layout.repositories()] {
+        disk.make_directories(&[&directory])?;
+    }
+    one_filesystem(&[
+        &layout.spool(),
+        &layout.uploads(),
+        &layout.blobs(),
+        &layout.repositories(),
+    ])?;
+    empty(&layout.spool())?;
+    if !known {
+        disk.write(&layout.format(), format!("{FORMAT}\n").as_bytes())?;
+    }
+    Ok(lock)
+}
+
+/// Whether the tree says that it is of a version we know; one that says nothing is new, or registry:2's.
+fn read_format(layout: &Layout) -> Result<bool, Error> {
+    let Some(contents) = read_small(&layout.format(), 1024)? else {
+        return Ok(false);
+    };
+    let text = String::from_utf8_lossy(&contents);
+    // Nothing is lost with an empty one: it is written before anything else, and every version since can read version 1.
+    if text.trim().is_empty() {
+        return Ok(false);
+    }
+    match text.trim().parse::<u32>() {
+        Ok(format) if format <= FORMAT => Ok(true),
+        _ => Err(Error::NewerFormat {
+            path: layout.root().to_owned(),
+            found: text.trim().chars().filter(|c| !c.is_control()).take(40).collect(),
+            known: FORMAT,
+        }),
+    }
+}
+
+fn lock(path: &Path, root: &Path) -> Result<File, Error> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(Error::disk(path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: root.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(Error::disk(path)(error)),
+    }
+}
+
+fn one_filesystem(parts: &[&Path]) -> Result<(), Error> {
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).map_err(Error::disk(path));
+    for pair in parts.windows(2) {
+        if device(pair[0])? != device(pair[1])? {
+            return Err(Error::Filesystems {
+                first: pair[0].to_owned(),
+                second: pair[1].to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Nobody goes on with what was in the spool when a process ended.
+fn empty(spool: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(spool).map_err(Error::disk(spool))? {
+        let path = entry.map_err(Error::disk(spool))?.path();
+        fs::remove_file(&path).map_err(Error::disk(&path))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_taken_once_and_keeps_its_format() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&root.path().join("new/store"));
+        let disk = Disk::new(&layout);
+        let held = claim(&layout, &disk).unwrap();
+        assert!(matches!(claim(&layout, &disk), Err(Error::Locked { path }) if path == layout.root()));
+        drop(held);
+        fs::write(layout.spool().join("7"), "left behind").unwrap();
+        drop(claim(&layout, &disk).unwrap());
+        assert_eq!(fs::read_dir(layout.spool()).unwrap().count(), 0);
+        assert_eq!(fs::read_to_string(layout.format()).unwrap(), "1\n");
+    }
+
+    #[test]
+    fn newer_data_is_refused_and_nothing_is_written() {
+        for found in ["2\n", "entrepot 9", "-1"] {
+            let root = tempfile::tempdir().unwrap();
+            let layout = Layout::new(root.path());
+            fs::write(layout.format(), found).unwrap();
+            let error = claim(&layout, &Disk::new(&layout)).unwrap_err();
+            assert!(matches!(error, Error::NewerFormat { .. }), "{error}");
+            assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+        }
+    }
+}

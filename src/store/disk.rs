@@ -1,0 +1,289 @@
+//! Making things durable: the few moves that survive a power cut, and nothing that skips one.
+//!
+//! A file is written in the spool, synced, renamed into place, and the directory it lies in is synced; so is the parent
+//! of every directory made on the way. After any of these fails, the request fails: nothing is synced a second time,
+//! because the kernel reports an error once and success afterwards.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::error::Error;
+use super::layout::Layout;
+
+/// The disk below one store.
+#[derive(Debug)]
+pub(super) struct Disk {
+    root: PathBuf,
+    spool: PathBuf,
+    names: AtomicU64,
+    /// Directories in which others have been made that are not synced yet, and by how many. Who finds a directory
+    /// made by somebody else must not rely on it before its name is durable.
+    owed: Mutex<HashMap<PathBuf, usize>>,
+    /// A sync has failed: what is found in place may never have become durable, so nothing is taken for done.
+    failed: AtomicBool,
+}
+
+impl Disk {
+    pub(super) fn new(layout: &Layout) -> Self {
+        Self {
+            root: layout.root().to_owned(),
+            spool: layout.spool(),
+            names: AtomicU64::new(0),
+            owed: Mutex::default(),
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether what is found in place can be taken to be durable.
+    pub(super) fn is_trusted(&self) -> bool {
+        !self.failed.load(Ordering::Acquire)
+    }
+
+    /// A path in the spool that nothing has. The spool is emptied at start, so counting is enough.
+    pub(super) fn spool_path(&self) -> PathBuf {
+        self.spool.join(self.names.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    /// Makes directories below the root, and all above them, durably.
+    pub(super) fn make_directories(&self, wanted: &[&Path]) -> Result<(), Error> {
+        let mut debts = Debts {
+            disk: self,
+            parents: Vec::new(),
+        };
+        wanted.iter().try_for_each(|path| debts.make(path))?;
+        debts.pay()
+    }
+
+    /// Writes a small file whole, in place of the one that may be there.
+    pub(super) fn write(&self, target: &Path, contents: &[u8]) -> Result<(), Error> {
+        let scrap = Scrap::new(self.spool_path());
+        let write = || {
+            let mut file = create_new(scrap.path())?;
+            file.write_all(contents)?;
+            file.sync_all()
+        };
+        write().map_err(Error::disk(scrap.path()))?;
+        self.place(scrap, target)
+    }
+
+    /// Moves a synced file to where it belongs; the directory must be there.
+    pub(super) fn place(&self, scrap: Scrap, target: &Path) -> Result<(), Error> {
+        fs::rename(scrap.path(), target).map_err(Error::disk(target))?;
+        scrap.keep();
+        self.sync_parent(target)
+    }
+
+    /// Removes a file durably. False when there was none.
+    pub(super) fn remove(&self, path: &Path) -> Result<bool, Error> {
+        match fs::remove_file(path) {
+            Ok(()) => self.sync_parent(path).map(|()| true),
+            Err(error) if is_absence(&error) => Ok(false),
+            Err(error) => Err(Error::disk(path)(error)),
+        }
+    }
+
+    pub(super) fn sync_parent(&self, path: &Path) -> Result<(), Error> {
+        path.parent().map_or(Ok(()), |parent| self.sync_directory(parent))
+    }
+
+    fn sync_directory(&self, path: &Path) -> Result<(), Error> {
+        File::open(path)
+            .and_then(|directory| directory.sync_all())
+            .inspect_err(|_| self.failed.store(true, Ordering::Release))
+            .map_err(Error::disk(path))
+    }
+}
+
+/// Directories made and not yet durable. However this ends, the count in [`Disk::owed`] is taken back.
+struct Debts<'a> {
+    disk: &'a Disk,
+    parents: Vec<PathBuf>,
+}
+
+impl Debts<'_> {
+    fn make(&mut self, path: &Path) -> Result<(), Error> {
+        let below_root = || path.ancestors().take_while(|above| *above != self.disk.root);
+        let missing: Vec<&Path> = below_root().take_while(|above| !above.is_dir()).collect();
+        // Looked up after the directories were seen: who makes one enters it first.
+        let foreign: Vec<&Path> = {
+            let owed = self.disk.owed.lock().unwrap_or_else(PoisonError::into_inner);
+            let trusted = self.disk.is_trusted();
+            below_root()
+                .skip(missing.len())
+                .filter_map(Path::parent)
+                .filter(|parent| !trusted || (!owed.is_empty() && owed.contains_key(*parent)))
+                .collect()
+        };
+        for parent in foreign {
+            self.owe(parent);
+        }
+        for directory in missing.into_iter().rev() {
+            if let Some(parent) = directory.parent() {
+                self.owe(parent);
+            }
+            match fs::create_dir(directory) {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(Error::disk(directory)(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn owe(&mut self, parent: &Path) {
+        if self.parents.iter().any(|known| known == parent) {
+            return;
+        }
+        let mut owed = self.disk.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        *owed.entry(parent.to_owned()).or_default() += 1;
+        self.parents.push(parent.to_owned());
+    }
+
+    fn pay(&self) -> Result<(), Error> {
+        // From the deepest: on a journalling filesystem the first one writes all of them, and the rest are cheap.
+        let mut deepest_first = self.parents.iter().rev();
+        deepest_first.try_for_each(|parent| self.disk.sync_directory(parent))
+    }
+}
+
+impl Drop for Debts<'_> {
+    fn drop(&mut self) {
+        let mut owed = self.disk.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        for parent in &self.parents {
+            if let Some(count) = owed.get_mut(parent) {
+                *count -= 1;
+                if *count == 0 {
+                    owed.remove(parent);
+                }
+            }
+        }
+    }
+}
+
+/// A file that is removed again unless it is kept.
+#[derive(Debug)]
+pub(super) struct Scrap {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Scrap {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, kept: false }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves the file where it is, or where it was moved to.
+    pub(super) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Scrap {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(error) = fs::remove_file(&self.path)
+            && !is_absence(&error)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "a file of no use is left behind");
+        }
+    }
+}
+
+/// Opens a file that must not be there yet.
+pub(super) fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).open(path)
+}
+
+/// Whether an error says that a path is not there, and not that we could not tell.
+pub(super) fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// Reads a small file whole; none when it is not there. More than `limit` bytes are an error.
+pub(super) fn read_small(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Error> {
+    use io::Read as _;
+    let read = || {
+        let file = File::open(path)?;
+        let mut contents = Vec::new();
+        file.take(limit + 1).read_to_end(&mut contents)?;
+        if contents.len() as u64 > limit {
+            return Err(io::Error::new(
+                ErrorKind::FileTooLarge,
+                format!("longer than {limit} bytes"),
+            ));
+        }
+        Ok(contents)
+    };
+    match read() {
+        Ok(contents) => Ok(Some(contents)),
+        Err(error) if is_absence(&error) => Ok(None),
+        Err(error) => Err(Error::disk(path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk() -> (tempfile::TempDir, Disk) {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path());
+        fs::create_dir(layout.spool()).unwrap();
+        (root, Disk::new(&layout))
+    }
+
+    #[test]
+    fn a_record_is_replaced_whole_and_leaves_nothing_behind() {
+        let (root, disk) = disk();
+        let target = root.path().join("a/b/link");
+        disk.make_directories(&[target.parent().unwrap()]).unwrap();
+        for contents in ["sha256:longer", "short"] {
+            disk.write(&target, contents.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&target).unwrap(), contents);
+        }
+        assert_eq!(fs::read_dir(root.path().join("spool")).unwrap().count(), 0);
+        assert!(disk.owed.lock().unwrap().is_empty());
+        assert!(disk.remove(&target).unwrap());
+        assert!(!disk.remove(&target).unwrap());
+        assert!(!disk.remove(&root.path().join("no/such/place")).unwrap());
+    }
+
+    #[test]
+    fn a_directory_that_another_has_not_synced_yet_is_synced_by_who_relies_on_it() {
+        let (root, disk) = disk();
+        let (a, b) = (root.path().join("a"), root.path().join("a/b"));
+        fs::create_dir_all(&b).unwrap();
+        let debts = || Debts {
+            disk: &disk,
+            parents: Vec::new(),
+        };
+        let mut mine = debts();
+        mine.make(&b).unwrap();
+        assert!(mine.parents.is_empty(), "it has long been there");
+        let mut other = debts();
+        other.owe(&a);
+        mine.make(&b).unwrap();
+        assert_eq!(mine.parents, std::slice::from_ref(&a));
+        drop(other);
+        assert_eq!(disk.owed.lock().unwrap().get(&a), Some(&1));
+        drop(mine);
+        disk.failed.store(true, Ordering::Release);
+        let mut wary = debts();
+        wary.make(&b).unwrap();
+        assert_eq!(wary.parents, [a, root.path().to_owned()]);
+    }
+
+    #[test]
+    fn what_fails_leaves_nothing_in_the_spool() {
+        let (root, disk) = disk();
+        assert!(disk.write(&root.path().join("no/such/place"), b"x").is_err());
+        assert_eq!(fs::read_dir(root.path().join("spool")).unwrap().count(), 0);
+    }
+}

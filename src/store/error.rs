@@ -1,0 +1,106 @@
+//! What can go wrong in the store, in its own words.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::oci::Digest;
+
+/// Why the store could not do, or could not tell, what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process has the store open.
+    #[error("{path} is in use by another process: only one may have a store open")]
+    Locked {
+        /// The store.
+        path: PathBuf,
+    },
+    /// The store was written by a newer version.
+    #[error("{path} has format {found}, and this version knows formats up to {known}: use a newer version")]
+    NewerFormat {
+        /// The store.
+        path: PathBuf,
+        /// What it says it is.
+        found: String,
+        /// What we know.
+        known: u32,
+    },
+    /// Parts of the store are on different filesystems, where nothing can be moved into place in one step.
+    #[error("{first} and {second} are on different filesystems: a store must be on one")]
+    Filesystems {
+        /// One part.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// The disk refused.
+    #[error("{path}: {source}")]
+    Disk {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The bytes are not what they were said to be.
+    #[error(transparent)]
+    Mismatch(#[from] FinishError),
+    /// A blob was to be linked that is not stored.
+    #[error("the blob {0} is not stored")]
+    NoSuchBlob(Digest),
+    /// As many uploads are open as may be.
+    #[error("too many uploads are open: finish or cancel some, or try again later")]
+    TooManyUploads,
+    /// An upload would become longer than a blob may be.
+    #[error("the upload is longer than the {limit} bytes a blob may have")]
+    UploadTooLarge {
+        /// The longest blob taken.
+        limit: u64,
+    },
+    /// Another request is at work on the upload.
+    #[error("another request is at work on this upload")]
+    UploadBusy,
+    /// The index cannot answer at the moment.
+    #[error("the index cannot answer: {0}")]
+    Index(String),
+    /// The store has been closed.
+    #[error("the store is closed")]
+    Closed,
+    /// A task died; what it was doing is in the log.
+    #[error("an operation of the store failed unexpectedly")]
+    Died,
+}
+
+impl Error {
+    /// Whether there is no room left on the disk.
+    pub fn is_full(&self) -> bool {
+        let Self::Disk { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
+    pub(super) fn disk(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Disk {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// Why bytes that arrived are not what was expected.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FinishError {
+    /// They have another digest.
+    #[error("the content has the digest {actual}, not {expected}")]
+    Digest {
+        /// What was asked for.
+        expected: Digest,
+        /// What came.
+        actual: Digest,
+    },
+    /// There are more or fewer of them.
+    #[error("the content is {actual} bytes long, not {expected}")]
+    Size {
+        /// What was asked for.
+        expected: u64,
+        /// What came.
+        actual: u64,
+    },
+}
