@@ -151,7 +151,8 @@ impl Layout {
     }
 }
 
-fn linked(mut path: PathBuf, digest: &Digest) -> PathBuf {
+/// The link of a digest below a directory of links.
+pub(super) fn linked(mut path: PathBuf, digest: &Digest) -> PathBuf {
     path.extend([digest.algorithm().as_str(), digest.hex(), "link"]);
     path
 }

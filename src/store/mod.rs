@@ -7,15 +7,23 @@
 //! This room knows nothing of kinds of repositories, of upstreams or of HTTP. Start reading at [`Store`] and [`Image`];
 //! what makes a write durable is in `disk`.
 
-#![expect(dead_code, reason = "records, uploads and the index come next and use it all")]
+#![expect(dead_code, reason = "uploads come next")]
 
 mod blobs;
 mod claim;
 mod disk;
 mod error;
 mod growing;
+mod hot;
+mod image;
+mod index;
 mod layout;
+mod rebuild;
+mod records;
+mod rows;
 mod spool;
+mod stamp;
+mod turns;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -24,13 +32,19 @@ use std::time::Duration;
 
 pub use blobs::BlobFile;
 pub use error::{Error, FinishError};
+pub use image::{Image, TagRecord};
 pub use spool::{SpoolFile, SpoolReader, VerifiedFile};
 
 use blobs::Blobs;
 use disk::Disk;
-use layout::Layout;
+use hot::Hot;
+use index::Index;
+use layout::{Layout, Place};
+use records::Records;
+use stamp::Reason;
+use turns::Turns;
 
-use crate::oci::{Algorithm, Digest};
+use crate::oci::{Algorithm, Digest, ImageName, RepositoryKey};
 use crate::telemetry::Metrics;
 
 /// How a store is to be opened.
@@ -52,35 +66,144 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
+/// How much the index knows of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IndexCounts {
+    /// Images that have a manifest.
+    pub images: u64,
+    /// Tags, in all images.
+    pub tags: u64,
+    /// Manifests; one that is in several images counts in each.
+    pub manifests: u64,
+    /// Blobs that may be read in some image.
+    pub blobs: u64,
+}
+
+/// How many images a blob is said to be in, when somebody looks for one that they may read.
+const OWNERS: usize = 64;
+
 #[derive(Debug)]
 struct Inner {
-    layout: Layout,
     disk: Arc<Disk>,
-    blobs: Blobs,
+    blobs: Arc<Blobs>,
+    records: Records,
+    turns: Turns,
+    hot: Hot,
+    index: Index,
     /// Held while the store is open.
     _lock: File,
+}
+
+impl Inner {
+    fn open(options: &Options, metrics: Arc<Metrics>) -> Result<Self, Error> {
+        let layout = Layout::new(&options.path);
+        let disk = Arc::new(Disk::new(&layout));
+        let lock = claim::claim(&layout, &disk)?;
+        let blobs = Arc::new(Blobs {
+            layout: layout.clone(),
+            disk: Arc::clone(&disk),
+            metrics,
+        });
+        let records = Records {
+            layout: layout.clone(),
+            disk: Arc::clone(&disk),
+            blobs: Arc::clone(&blobs),
+        };
+        let (index, reason) = Index::open(&layout, &disk);
+        let inner = Self {
+            disk,
+            blobs,
+            records,
+            turns: Turns::new(),
+            hot: Hot::new(),
+            index,
+            _lock: lock,
+        };
+        if let Some(reason) = reason.or_else(|| inner.is_bare().then_some(Reason::Outdated))
+            && let Err(error) = rebuild::rebuild(&inner.index, &inner.records, reason)
+        {
+            // Pulls and pushes do without; lists walk the tree.
+            inner.index.doubt(&error.to_string());
+        }
+        Ok(inner)
+    }
+
+    /// Whether the index knows nothing although there is something to know: the tree was put there behind its back.
+    fn is_bare(&self) -> bool {
+        self.index.counts().is_ok_and(|counts| counts == IndexCounts::default())
+            && rebuild::has_records(&self.records).unwrap_or(true)
+    }
 }
 
 impl Store {
     /// Opens the store in a directory, which is made if it is not there. Fails if another process has it open.
     pub async fn open(options: Options, metrics: Arc<Metrics>) -> Result<Self, Error> {
-        blocking(move || {
-            let layout = Layout::new(&options.path);
-            let disk = Arc::new(Disk::new(&layout));
-            let lock = claim::claim(&layout, &disk)?;
-            let inner = Inner {
-                blobs: Blobs {
-                    layout: layout.clone(),
-                    disk: Arc::clone(&disk),
-                    metrics,
-                },
-                layout,
-                disk,
-                _lock: lock,
-            };
-            Ok(Self { inner: Arc::new(inner) })
+        let inner = blocking(move || Inner::open(&options, metrics)).await?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// An image, whether there is anything of it or not.
+    pub fn image(&self, repository: &RepositoryKey, image: &ImageName) -> Image {
+        let place = Place {
+            repository: repository.clone(),
+            image: image.clone(),
+        };
+        Image::new(Arc::clone(&self.inner), place)
+    }
+
+    /// The images of a repository that have a manifest, sorted.
+    pub async fn images(&self, repository: &RepositoryKey) -> Result<Vec<ImageName>, Error> {
+        let (inner, repository) = (Arc::clone(&self.inner), repository.clone());
+        blocking(move || match inner.index.images(&repository) {
+            Err(Error::Index(_)) => rebuild::images(&inner.records, &repository),
+            answer => answer,
         })
         .await
+    }
+
+    /// Some images in which a blob may be read: not all of them when there are many, none when the index cannot tell.
+    pub async fn find_blob_owners(&self, digest: &Digest) -> Result<Vec<(RepositoryKey, ImageName)>, Error> {
+        let (inner, digest) = (Arc::clone(&self.inner), digest.clone());
+        blocking(move || {
+            let mut owners = Vec::new();
+            for place in inner.index.owners(&digest, OWNERS).unwrap_or_default() {
+                if inner.records.has_layer(&place, &digest)? {
+                    owners.push((place.repository, place.image));
+                }
+            }
+            Ok(owners)
+        })
+        .await
+    }
+
+    /// Rebuilds the index from the disk. Whoever wants to write waits.
+    pub async fn reindex(&self) -> Result<IndexCounts, Error> {
+        let turns = self.inner.turns.take_all().await?;
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let counts = rebuild::rebuild(&inner.index, &inner.records, Reason::Requested);
+            drop(turns);
+            counts
+        })
+        .await
+    }
+
+    /// Lets whoever writes finish, then closes the index, so that the next start need not rebuild it. The last thing to
+    /// be done with a store: from then on it refuses to write.
+    pub async fn close(&self) {
+        let Ok(turns) = self.inner.turns.take_all().await else {
+            return;
+        };
+        self.inner.turns.close();
+        let inner = Arc::clone(&self.inner);
+        let closed = blocking(move || {
+            let closed = inner.index.close();
+            drop(turns);
+            closed
+        });
+        if let Err(error) = closed.await {
+            tracing::warn!(%error, "the index was not closed cleanly");
+        }
     }
 
     /// Opens stored content by its digest, whoever it belongs to.

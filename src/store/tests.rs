@@ -1,5 +1,7 @@
 //! The store on a real disk.
 
+mod images;
+
 use super::*;
 
 fn options(root: &tempfile::TempDir) -> Options {
@@ -34,7 +36,7 @@ fn read(blob: &BlobFile) -> Vec<u8> {
 }
 
 fn spooled(store: &Store) -> usize {
-    std::fs::read_dir(store.inner.layout.spool()).unwrap().count()
+    std::fs::read_dir(store.inner.records.layout.spool()).unwrap().count()
 }
 
 #[tokio::test]
@@ -45,11 +47,17 @@ async fn a_published_blob_is_read_back_even_while_it_is_removed() {
     assert_eq!(publish(&store, b"hello").await, digest, "twice is as good as once");
     assert_eq!(spooled(&store), 0);
     let blob = store.open_blob(&digest).await.unwrap().unwrap();
-    std::fs::remove_file(store.inner.layout.blob(&digest)).unwrap();
+    std::fs::remove_file(store.inner.records.layout.blob(&digest)).unwrap();
     assert_eq!(read(&blob), b"hello");
     assert!(store.open_blob(&digest).await.unwrap().is_none());
     assert_eq!(
-        store.inner.layout.blob(&digest).strip_prefix(root.path()).unwrap(),
+        store
+            .inner
+            .records
+            .layout
+            .blob(&digest)
+            .strip_prefix(root.path())
+            .unwrap(),
         std::path::Path::new(
             "docker/registry/v2/blobs/sha256/2c/2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824/data"
         )
@@ -103,7 +111,7 @@ async fn an_empty_file_is_a_blob_only_under_the_digest_of_nothing() {
     let root = tempfile::tempdir().unwrap();
     let store = open(&root).await;
     let digest = publish(&store, b"hello").await;
-    std::fs::write(store.inner.layout.blob(&digest), "").unwrap();
+    std::fs::write(store.inner.records.layout.blob(&digest), "").unwrap();
     assert!(store.open_blob(&digest).await.unwrap().is_none());
     publish(&store, b"hello").await;
     assert_eq!(store.open_blob(&digest).await.unwrap().unwrap().size, 5, "repaired");

@@ -1,0 +1,321 @@
+//! One image of one repository: the handle through which everything of it is read and written.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::blobs::BlobFile;
+use super::error::Error;
+use super::layout::Place;
+use super::rows::Changes;
+use super::{Inner, blocking, rebuild};
+use crate::oci::manifest::Contents;
+use crate::oci::{Descriptor, Digest, Manifest, Page, Tag};
+
+/// What a tag means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagRecord {
+    /// The manifest.
+    pub digest: Digest,
+    /// When it was last found to mean this, upstream. Not kept over a crash.
+    pub verified: Option<SystemTime>,
+}
+
+/// One image of one repository. Making one touches nothing; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Image {
+    pub(super) inner: Arc<Inner>,
+    pub(super) place: Arc<Place>,
+    stripe: usize,
+}
+
+impl Image {
+    pub(super) fn new(inner: Arc<Inner>, place: Place) -> Self {
+        let stripe = inner.turns.stripe(&place);
+        Self {
+            inner,
+            place: Arc::new(place),
+            stripe,
+        }
+    }
+
+    /// Reads, where it may block.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let image = self.clone();
+        blocking(move || read(&image)).await
+    }
+
+    /// Writes, with the image's turn. The turn goes along: it ends with the work, not with the caller's patience.
+    async fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let turn = self.inner.turns.take(self.stripe).await?;
+        let image = self.clone();
+        blocking(move || {
+            let result = write(&image);
+            drop(turn);
+            result
+        })
+        .await
+    }
+
+    /// Whether it has any manifest.
+    pub async fn exists(&self) -> Result<bool, Error> {
+        self.read(|image| {
+            Ok(image
+                .inner
+                .records
+                .revisions(&image.place)?
+                .next()
+                .transpose()?
+                .is_some())
+        })
+        .await
+    }
+
+    /// The size of a blob that may be read in this image.
+    pub async fn has_blob(&self, digest: &Digest) -> Result<Option<u64>, Error> {
+        let digest = digest.clone();
+        self.read(move |image| {
+            if image.inner.records.has_layer(&image.place, &digest)? {
+                image.inner.blobs.size(&digest)
+            } else {
+                Ok(None)
+            }
+        })
+        .await
+    }
+
+    /// A blob that may be read in this image.
+    pub async fn blob(&self, digest: &Digest) -> Result<Option<BlobFile>, Error> {
+        let digest = digest.clone();
+        self.read(move |image| {
+            if image.inner.records.has_layer(&image.place, &digest)? {
+                image.inner.blobs.open(&digest)
+            } else {
+                Ok(None)
+            }
+        })
+        .await
+    }
+
+    /// Lets a stored blob be read in this image, durably.
+    pub async fn link_blob(&self, digest: &Digest) -> Result<(), Error> {
+        let digest = digest.clone();
+        self.write(move |image| {
+            let linked = image.inner.records.link_layer(&image.place, &digest);
+            image.follow_blob(&digest);
+            linked
+        })
+        .await
+    }
+
+    /// Lets a blob be read in this image no more, durably. False when it could not be read anyway.
+    pub async fn unlink_blob(&self, digest: &Digest) -> Result<bool, Error> {
+        let digest = digest.clone();
+        self.write(move |image| {
+            let unlinked = image.inner.records.unlink_layer(&image.place, &digest);
+            image.follow_blob(&digest);
+            unlinked
+        })
+        .await
+    }
+
+    /// A manifest of this image.
+    pub async fn manifest(&self, digest: &Digest) -> Result<Option<Manifest>, Error> {
+        let key = (Arc::clone(&self.place), digest.clone());
+        if let Some(manifest) = self.inner.hot.manifests.get(&key) {
+            return Ok(Some(manifest));
+        }
+        self.read(move |image| {
+            let inner = &image.inner;
+            let generation = inner.hot.generation(image.stripe);
+            let read = inner.records.manifest(&image.place, &key.1)?;
+            let manifest = read.map(|(manifest, _)| manifest);
+            if let Some(manifest) = &manifest {
+                let keep = manifest.clone();
+                inner
+                    .hot
+                    .keep(image.stripe, generation, |hot| hot.manifests.insert(key, keep));
+            }
+            Ok(manifest)
+        })
+        .await
+    }
+
+    /// What a tag means.
+    pub async fn tag(&self, tag: &Tag) -> Result<Option<TagRecord>, Error> {
+        let key = (Arc::clone(&self.place), tag.clone());
+        if let Some(record) = self.inner.hot.tags.get(&key) {
+            return Ok(Some(record));
+        }
+        self.read(move |image| {
+            let inner = &image.inner;
+            let generation = inner.hot.generation(image.stripe);
+            let Some(digest) = inner.records.tag(&image.place, &key.1)? else {
+                return Ok(None);
+            };
+            let verified = inner.index.verified(&image.place, &key.1, &digest);
+            let record = TagRecord { digest, verified };
+            let keep = record.clone();
+            inner
+                .hot
+                .keep(image.stripe, generation, |hot| hot.tags.insert(key, keep));
+            Ok(Some(record))
+        })
+        .await
+    }
+
+    /// Stores a manifest and lets these tags mean it, durably. What it refers to is the caller's business.
+    pub async fn put_manifest(&self, manifest: &Manifest, contents: &Contents, tags: &[Tag]) -> Result<(), Error> {
+        let (manifest, contents, tags) = (manifest.clone(), contents.clone(), tags.to_vec());
+        self.write(move |image| {
+            let put = image.inner.records.put_manifest(&image.place, &manifest, &tags);
+            image.follow(&manifest.digest, put.is_ok().then_some((&manifest, &contents)), &tags);
+            put
+        })
+        .await
+    }
+
+    /// Notes that a tag was found to mean what it means here. Not durable; no tag, no note.
+    pub async fn touch_tag(&self, tag: &Tag, verified: SystemTime) -> Result<(), Error> {
+        let tag = tag.clone();
+        self.write(move |image| {
+            let Some(digest) = image.inner.records.tag(&image.place, &tag)? else {
+                return Ok(());
+            };
+            let mut changes = Changes::default();
+            changes.tag(&image.place, &tag, &digest, Some(verified));
+            image.inner.index.apply(changes);
+            let record = TagRecord {
+                digest,
+                verified: Some(verified),
+            };
+            let key = (Arc::clone(&image.place), tag);
+            image.inner.hot.change(image.stripe, |hot| hot.tags.insert(key, record));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes a manifest and the tags that mean it, durably. False when it was not here.
+    pub async fn delete_manifest(&self, digest: &Digest) -> Result<bool, Error> {
+        let digest = digest.clone();
+        self.write(move |image| {
+            let Inner { records, index, .. } = &*image.inner;
+            let mut tags = index.tags_meaning(&image.place, &digest);
+            let on_disk = records.tags(&image.place)?;
+            tags.extend(
+                on_disk
+                    .into_iter()
+                    .filter(|(_, meant)| *meant == digest)
+                    .map(|(tag, _)| tag),
+            );
+            tags.sort_unstable();
+            tags.dedup();
+            let removed = tags
+                .iter()
+                .try_for_each(|tag| records.remove_tag(&image.place, tag).map(drop))
+                .and_then(|()| records.remove_manifest(&image.place, &digest));
+            image.follow(&digest, None, &tags);
+            removed
+        })
+        .await
+    }
+
+    /// Removes a tag, durably. False when there was none.
+    pub async fn delete_tag(&self, tag: &Tag) -> Result<bool, Error> {
+        let tag = tag.clone();
+        self.write(move |image| {
+            let removed = image.inner.records.remove_tag(&image.place, &tag);
+            let mut changes = Changes::default();
+            image.follow_tag(&mut changes, &tag);
+            image.inner.index.apply(changes);
+            removed
+        })
+        .await
+    }
+
+    /// One page of its tags, sorted by bytes, and whether more follow.
+    pub async fn tags(&self, page: &Page) -> Result<(Vec<String>, bool), Error> {
+        let page = page.clone();
+        self.read(move |image| match image.inner.index.tags(&image.place, &page) {
+            Err(Error::Index(_)) => rebuild::tags(&image.inner.records, &image.place, &page),
+            answer => answer,
+        })
+        .await
+    }
+
+    /// The manifests of this image that are about another, which need not be here.
+    pub async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Error> {
+        let subject = subject.clone();
+        self.read(move |image| {
+            let Inner { records, index, .. } = &*image.inner;
+            let rows = match index.referrers(&image.place, &subject) {
+                Err(Error::Index(_)) => return rebuild::referrers(records, &image.place, &subject),
+                rows => rows?,
+            };
+            let mut referrers = Vec::with_capacity(rows.len());
+            for (digest, descriptor) in rows {
+                if let Some(descriptor) = descriptor {
+                    referrers.push(descriptor);
+                } else if let Some((manifest, contents)) = records.manifest(&image.place, &digest)? {
+                    referrers.push(manifest.as_referrer(&contents));
+                }
+            }
+            Ok(referrers)
+        })
+        .await
+    }
+
+    /// Lets index and cache follow what has become of a manifest and of tags. Whether that went well or stopped half
+    /// way, what is on the disk now counts; `put` is what it is if it went well.
+    fn follow(&self, digest: &Digest, put: Option<(&Manifest, &Contents)>, tags: &[Tag]) {
+        let Inner {
+            records, index, hot, ..
+        } = &*self.inner;
+        let mut changes = Changes::default();
+        for tag in tags {
+            self.follow_tag(&mut changes, tag);
+        }
+        let key = (Arc::clone(&self.place), digest.clone());
+        hot.change(self.stripe, |hot| hot.manifests.invalidate(&key));
+        if let Some((manifest, contents)) = put {
+            changes.manifest(&self.place, manifest, contents);
+        } else {
+            match records.manifest(&self.place, digest) {
+                Ok(Some((manifest, contents))) => changes.manifest(&self.place, &manifest, &contents),
+                Ok(None) => changes.no_manifest(&self.place, digest, index.subject(&self.place, digest).as_ref()),
+                Err(error) => index.doubt(&error.to_string()),
+            }
+        }
+        index.apply(changes);
+    }
+
+    fn follow_tag(&self, changes: &mut Changes, tag: &Tag) {
+        let Inner {
+            records, index, hot, ..
+        } = &*self.inner;
+        let key = (Arc::clone(&self.place), tag.clone());
+        hot.change(self.stripe, |hot| hot.tags.invalidate(&key));
+        match records.tag(&self.place, tag) {
+            Ok(Some(digest)) => changes.tag(&self.place, tag, &digest, None),
+            Ok(None) => changes.no_tag(&self.place, tag),
+            Err(error) => index.doubt(&error.to_string()),
+        }
+    }
+
+    fn follow_blob(&self, digest: &Digest) {
+        let Inner { records, index, .. } = &*self.inner;
+        let mut changes = Changes::default();
+        match records.has_layer(&self.place, digest) {
+            Ok(true) => changes.blob(&self.place, digest),
+            Ok(false) => changes.no_blob(&self.place, digest),
+            Err(error) => index.doubt(&error.to_string()),
+        }
+        index.apply(changes);
+    }
+}

@@ -1,0 +1,157 @@
+//! The index from the tree: every image is visited, every record read. What is damaged is told and left out.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use super::IndexCounts;
+use super::error::Error;
+use super::index::{Filler, Index};
+use super::layout::Place;
+use super::records::Records;
+use super::stamp::Reason;
+use crate::oci::{Descriptor, Digest, ImageName, Page, RepositoryKey};
+
+/// Rebuilds the index. Nobody must write meanwhile.
+pub(super) fn rebuild(index: &Index, records: &Records, reason: Reason) -> Result<IndexCounts, Error> {
+    let began = std::time::Instant::now();
+    index.rebuild(reason, |filler| {
+        walk(records, &mut |place| fill(records, place, filler))
+    })?;
+    let counts = index.counts()?;
+    // There is nothing to tell about a store in which nothing is yet.
+    if reason != Reason::Missing || counts != IndexCounts::default() {
+        records.blobs.metrics.index_rebuilt(reason.as_str());
+        tracing::warn!(
+            reason = reason.as_str(),
+            images = counts.images,
+            tags = counts.tags,
+            manifests = counts.manifests,
+            blobs = counts.blobs,
+            duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "the index was rebuilt from the disk"
+        );
+    }
+    Ok(counts)
+}
+
+/// Whether there is any record that an index would have to know.
+pub(super) fn has_records(records: &Records) -> Result<bool, Error> {
+    let mut found = false;
+    walk(records, &mut |place| {
+        found = found || records.revisions(place)?.next().is_some() || records.layers(place)?.next().is_some();
+        Ok(found)
+    })?;
+    Ok(found)
+}
+
+/// Visits every image on the disk, in no order, until told that it is enough.
+fn walk(records: &Records, visit: &mut dyn FnMut(&Place) -> Result<bool, Error>) -> Result<(), Error> {
+    // A directory that is no key, as registry:2 may have left here, cannot be reached and needs no rows.
+    let keys = directories(&records.layout.repositories()).into_iter();
+    let keys = keys.filter_map(|(path, name)| Some((path, name.parse::<RepositoryKey>().ok()?)));
+    let mut open: Vec<(PathBuf, RepositoryKey, Option<ImageName>)> =
+        keys.map(|(path, key)| (path, key, None)).collect();
+    while let Some((path, key, image)) = open.pop() {
+        let mut is_image = false;
+        for (path, name) in directories(&path) {
+            is_image = is_image || matches!(&*name, "_manifests" | "_layers");
+            let name = image
+                .as_ref()
+                .map_or_else(|| name.clone(), |image| format!("{image}/{name}"));
+            // What is no name, or too long for one, cannot be asked for; nor can what is below it.
+            if let Ok(image) = name.parse() {
+                open.push((path, key.clone(), Some(image)));
+            }
+        }
+        if let Some(image) = image.filter(|_| is_image)
+            && visit(&Place { repository: key, image })?
+        {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The directories in a directory. Links are not followed: they could lead in a circle.
+fn directories(path: &Path) -> Vec<(PathBuf, String)> {
+    let read = || -> io::Result<Vec<(PathBuf, String)>> {
+        let mut directories = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                directories.push((entry.path(), name));
+            }
+        }
+        Ok(directories)
+    };
+    read().unwrap_or_else(|error| {
+        tracing::error!(path = %path.display(), %error, "a directory cannot be read: what is in it will be missing in lists");
+        Vec::new()
+    })
+}
+
+/// Adds the rows of one image.
+fn fill(records: &Records, place: &Place, filler: &mut Filler<'_>) -> Result<bool, Error> {
+    for (tag, digest) in records.tags(place)? {
+        filler.add(|changes| changes.tag(place, &tag, &digest, None))?;
+    }
+    for digest in records.revisions(place)? {
+        if let Some((manifest, contents)) = readable(place, digest.and_then(|digest| records.manifest(place, &digest)))
+        {
+            filler.add(|changes| changes.manifest(place, &manifest, &contents))?;
+        }
+    }
+    for digest in records.layers(place)? {
+        if let Some(digest) = readable(place, digest.map(Some)) {
+            filler.add(|changes| changes.blob(place, &digest))?;
+        }
+    }
+    Ok(false)
+}
+
+fn readable<T>(place: &Place, read: Result<Option<T>, Error>) -> Option<T> {
+    read.unwrap_or_else(|error| {
+        tracing::warn!(repository = %place.repository, image = %place.image, %error, "a record that cannot be read is left out of the index");
+        None
+    })
+}
+
+/// What [`Index::tags`] answers, without it.
+pub(super) fn tags(records: &Records, place: &Place, page: &Page) -> Result<(Vec<String>, bool), Error> {
+    let mut tags: Vec<String> = records
+        .tags(place)?
+        .into_iter()
+        .map(|(tag, _)| tag.to_string())
+        .collect();
+    tags.sort_unstable();
+    Ok(page.cut(tags))
+}
+
+/// What [`Index::images`] answers, without it.
+pub(super) fn images(records: &Records, repository: &RepositoryKey) -> Result<Vec<ImageName>, Error> {
+    let mut images = Vec::new();
+    walk(records, &mut |place| {
+        if place.repository == *repository && records.revisions(place)?.next().is_some() {
+            images.push(place.image.clone());
+        }
+        Ok(false)
+    })?;
+    images.sort_unstable();
+    Ok(images)
+}
+
+/// What [`Index::referrers`] answers, without it.
+pub(super) fn referrers(records: &Records, place: &Place, subject: &Digest) -> Result<Vec<Descriptor>, Error> {
+    let mut referrers = Vec::new();
+    for digest in records.revisions(place)? {
+        if let Some((manifest, contents)) = records.manifest(place, &digest?)?
+            && contents.subject.as_ref().is_some_and(|about| about.digest == *subject)
+        {
+            referrers.push(manifest.as_referrer(&contents));
+        }
+    }
+    referrers.sort_unstable_by(|a, b| a.digest.as_str().cmp(b.digest.as_str()));
+    Ok(referrers)
+}

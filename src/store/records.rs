@@ -1,0 +1,217 @@
+//! The small files that are the truth: which manifests and blobs an image has, and what its tags mean.
+//!
+//! Who writes has the image's turn ([`super::turns`]); who reads does not need it, since every file is replaced in one
+//! step. What a broken file would say is taken for absent, and told.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::blobs::Blobs;
+use super::disk::{Disk, is_absence, read_small};
+use super::error::Error;
+use super::layout::{Layout, Place, linked};
+use crate::oci::manifest::Contents;
+use crate::oci::{Algorithm, Digest, Manifest, Tag};
+
+/// A digest has 135 characters at most, a media type 255.
+const LONGEST_RECORD: u64 = 1024;
+
+/// The records of every image.
+#[derive(Debug)]
+pub(super) struct Records {
+    pub(super) layout: Layout,
+    pub(super) disk: Arc<Disk>,
+    pub(super) blobs: Arc<Blobs>,
+}
+
+impl Records {
+    /// The digest that a link holds.
+    fn link(&self, path: &Path) -> Result<Option<Digest>, Error> {
+        let digest = match read_small(path, LONGEST_RECORD) {
+            Ok(None) => return Ok(None),
+            Ok(Some(contents)) => parse(&contents),
+            Err(Error::Disk { source, .. }) if source.kind() == ErrorKind::FileTooLarge => None,
+            Err(error) => return Err(error),
+        };
+        if digest.is_none() {
+            self.blobs.metrics.damage_found();
+            tracing::warn!(path = %path.display(), "a link holds no digest and is taken for absent");
+        }
+        Ok(digest)
+    }
+
+    /// Whether a link that can only hold one digest is there and holds it.
+    fn holds(&self, path: &Path, digest: &Digest) -> Result<bool, Error> {
+        Ok(self.link(path)?.as_ref() == Some(digest))
+    }
+
+    pub(super) fn has_layer(&self, place: &Place, digest: &Digest) -> Result<bool, Error> {
+        self.holds(&self.layout.layer(place, digest), digest)
+    }
+
+    /// Says that a stored blob may be read in this image.
+    pub(super) fn link_layer(&self, place: &Place, digest: &Digest) -> Result<(), Error> {
+        if self.blobs.size(digest)?.is_none() {
+            return Err(Error::NoSuchBlob(digest.clone()));
+        }
+        let link = self.layout.layer(place, digest);
+        self.make_parents(&[&link])?;
+        self.write_link(&link, digest)
+    }
+
+    pub(super) fn unlink_layer(&self, place: &Place, digest: &Digest) -> Result<bool, Error> {
+        let link = self.layout.layer(place, digest);
+        let was_there = self.disk.remove(&link)?;
+        tidy(link.parent());
+        Ok(was_there)
+    }
+
+    pub(super) fn tag(&self, place: &Place, tag: &Tag) -> Result<Option<Digest>, Error> {
+        self.link(&self.layout.current(place, tag))
+    }
+
+    /// The manifest and what it says, if this image has it and its bytes are what they should be.
+    pub(super) fn manifest(&self, place: &Place, digest: &Digest) -> Result<Option<(Manifest, Contents)>, Error> {
+        if !self.holds(&self.layout.revision(place, digest), digest)? {
+            return Ok(None);
+        }
+        let Some(bytes) = self.blobs.read_manifest(digest)? else {
+            return Ok(None);
+        };
+        let media_type = read_small(&self.layout.media_type(place, digest), LONGEST_RECORD)?;
+        let media_type = media_type.and_then(|text| String::from_utf8(text).ok());
+        let read = match &media_type {
+            Some(media_type) => Manifest::from_push(bytes, Some(media_type), digest.algorithm()),
+            None => Manifest::from_elsewhere(bytes, None, digest.algorithm()),
+        };
+        read.map(Some).or_else(|error| {
+            tracing::warn!(%digest, %error, "a stored manifest is of no kind that can be served");
+            Ok(None)
+        })
+    }
+
+    /// Stores a manifest and lets tags mean it. In this order, so that whenever it is cut short, nothing that is there
+    /// speaks of something that is not.
+    pub(super) fn put_manifest(&self, place: &Place, manifest: &Manifest, tags: &[Tag]) -> Result<(), Error> {
+        let digest = &manifest.digest;
+        self.blobs.publish_manifest(digest, &manifest.bytes)?;
+        let revision = self.layout.revision(place, digest);
+        let meanings = tags.iter().map(|tag| self.layout.meaning(place, tag, digest));
+        let currents = tags.iter().map(|tag| self.layout.current(place, tag));
+        let links: Vec<PathBuf> = meanings.chain(currents).collect();
+        let mut all: Vec<&Path> = links.iter().map(PathBuf::as_path).collect();
+        all.push(&revision);
+        self.make_parents(&all)?;
+        let media_type = self.layout.media_type(place, digest);
+        if says_its_type(manifest) {
+            self.disk.remove(&media_type)?;
+        } else {
+            self.disk.write(&media_type, manifest.media_type.as_str().as_bytes())?;
+        }
+        self.write_link(&revision, digest)?;
+        links.iter().try_for_each(|link| self.write_link(link, digest))
+    }
+
+    /// Forgets a tag. Only what it means now is gone durably; what it has meant goes when it goes.
+    pub(super) fn remove_tag(&self, place: &Place, tag: &Tag) -> Result<bool, Error> {
+        let was_there = self.disk.remove(&self.layout.current(place, tag))?;
+        let directory = self.layout.tag(place, tag);
+        if let Err(error) = fs::remove_dir_all(&directory)
+            && !is_absence(&error)
+        {
+            tracing::warn!(path = %directory.display(), %error, "what is left of a removed tag stays");
+        }
+        Ok(was_there)
+    }
+
+    /// Forgets a manifest; no tag must mean it any more.
+    pub(super) fn remove_manifest(&self, place: &Place, digest: &Digest) -> Result<bool, Error> {
+        let link = self.layout.revision(place, digest);
+        let was_there = self.disk.remove(&link)?;
+        let _ = fs::remove_file(self.layout.media_type(place, digest));
+        tidy(link.parent());
+        Ok(was_there)
+    }
+
+    /// The tags that mean something.
+    pub(super) fn tags(&self, place: &Place) -> Result<Vec<(Tag, Digest)>, Error> {
+        let mut tags = Vec::new();
+        for tag in names::<Tag>(&self.layout.tags(place))? {
+            if let Some(digest) = self.tag(place, &tag)? {
+                tags.push((tag, digest));
+            }
+        }
+        Ok(tags)
+    }
+
+    /// The manifests that the image says it has.
+    pub(super) fn revisions(&self, place: &Place) -> Result<impl Iterator<Item = Result<Digest, Error>>, Error> {
+        self.linked(self.layout.revisions(place))
+    }
+
+    /// The blobs that may be read in the image.
+    pub(super) fn layers(&self, place: &Place) -> Result<impl Iterator<Item = Result<Digest, Error>>, Error> {
+        self.linked(self.layout.layers(place))
+    }
+
+    /// The digests that have a sound link below a directory. The links are read as they are asked for.
+    fn linked(&self, directory: PathBuf) -> Result<impl Iterator<Item = Result<Digest, Error>>, Error> {
+        let mut named = Vec::new();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            for name in names::<String>(&directory.join(algorithm.as_str()))? {
+                named.extend(format!("{algorithm}:{name}").parse::<Digest>());
+            }
+        }
+        Ok(named.into_iter().filter_map(move |digest| {
+            let link = linked(directory.clone(), &digest);
+            self.holds(&link, &digest)
+                .map(|holds| holds.then_some(digest))
+                .transpose()
+        }))
+    }
+
+    fn make_parents(&self, paths: &[&Path]) -> Result<(), Error> {
+        let parents: Vec<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
+        self.disk.make_directories(&parents)
+    }
+
+    fn write_link(&self, path: &Path, digest: &Digest) -> Result<(), Error> {
+        self.disk.write(path, digest.as_str().as_bytes())
+    }
+}
+
+/// A link's contents. registry:2 writes no line end, people do.
+fn parse(contents: &[u8]) -> Option<Digest> {
+    std::str::from_utf8(contents).ok()?.trim_end().parse().ok()
+}
+
+/// Whether the type of a manifest can be told from its bytes alone.
+fn says_its_type(manifest: &Manifest) -> bool {
+    Manifest::from_elsewhere(manifest.bytes.clone(), None, manifest.digest.algorithm())
+        .is_ok_and(|(read, _)| read.media_type == manifest.media_type)
+}
+
+/// Removes a directory in which nothing is left, as best it can: an empty one means nothing.
+fn tidy(directory: Option<&Path>) {
+    if let Some(directory) = directory {
+        let _ = fs::remove_dir(directory);
+    }
+}
+
+/// The entries of a directory whose names are of a kind; none when it is not there.
+fn names<T: FromStr>(directory: &Path) -> Result<Vec<T>, Error> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if is_absence(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(Error::disk(directory)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(Error::disk(directory))?.file_name();
+        names.extend(name.to_str().and_then(|name| name.parse().ok()));
+    }
+    Ok(names)
+}

@@ -1,0 +1,200 @@
+//! How we know that the index is the one we closed: a stamp beside it, written last and removed first.
+//!
+//! It is believed only if everything agrees: the session that wrote it with the one that last had the store, every
+//! byte of the index's files, and then, once the engine has opened them, the number and the sum of what it returns.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::disk::{Disk, read_small};
+use super::error::Error;
+use super::layout::Layout;
+use crate::oci::Algorithm;
+
+/// The version of the rows and of the engine that keeps them. Another one is rebuilt, not converted.
+const FORMAT: u32 = 1;
+
+/// Why the index has to be rebuilt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// There is none.
+    Missing,
+    /// It was not closed, as when the process was killed.
+    Unclean,
+    /// It is a copy from an earlier time, or of another version.
+    Outdated,
+    /// It is not what was closed.
+    Damaged,
+    /// Somebody asked for it.
+    Requested,
+}
+
+impl Reason {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Unclean => "unclean",
+            Self::Outdated => "outdated",
+            Self::Damaged => "damaged",
+            Self::Requested => "requested",
+        }
+    }
+}
+
+/// How many rows there are and, whatever their order, which.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) rows: u64,
+    sum: u128,
+}
+
+impl Totals {
+    pub(super) fn add(&mut self, key: &[u8], value: &[u8]) {
+        self.rows = self.rows.wrapping_add(1);
+        self.sum = self.sum.wrapping_add(hash_row(key, value));
+    }
+
+    pub(super) fn subtract(&mut self, key: &[u8], value: &[u8]) {
+        self.rows = self.rows.wrapping_sub(1);
+        self.sum = self.sum.wrapping_sub(hash_row(key, value));
+    }
+}
+
+fn hash_row(key: &[u8], value: &[u8]) -> u128 {
+    let mut hasher = Sha256::new();
+    hasher.update((key.len() as u64).to_be_bytes());
+    hasher.update(key);
+    hasher.update(value);
+    let hash: [u8; 32] = hasher.finalize().into();
+    u128::from_be_bytes(*hash.first_chunk().unwrap_or(&[0; 16]))
+}
+
+/// What the index was when it was closed.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stamp {
+    format: u32,
+    session: String,
+    rows: u64,
+    sum: String,
+    files: String,
+}
+
+/// The version alone, which every version can read.
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
+}
+
+/// Whether the files of the index are those that were closed last; if so, what they hold.
+pub(super) fn examine(layout: &Layout) -> Result<Totals, Reason> {
+    let engine = engine(layout);
+    if fs::read_dir(&engine).map_or(true, |mut entries| entries.next().is_none()) {
+        return Err(Reason::Missing);
+    }
+    let text = match read_small(&layout.index_stamp(), 4096) {
+        Ok(Some(text)) => text,
+        Ok(None) => return Err(Reason::Unclean),
+        Err(_) => return Err(Reason::Damaged),
+    };
+    let version: Version = serde_json::from_slice(&text).map_err(|_| Reason::Damaged)?;
+    if version.format != FORMAT {
+        return Err(Reason::Outdated);
+    }
+    let stamp: Stamp = serde_json::from_slice(&text).map_err(|_| Reason::Damaged)?;
+    for session in [session(&layout.lock()), session(&own_session(layout))] {
+        match session {
+            Some(session) if session == stamp.session => {}
+            Some(_) => return Err(Reason::Outdated),
+            None => return Err(Reason::Damaged),
+        }
+    }
+    if hash_files(&engine).ok().as_deref() != Some(&*stamp.files) {
+        return Err(Reason::Damaged);
+    }
+    let sum = u128::from_str_radix(&stamp.sum, 16).map_err(|_| Reason::Damaged)?;
+    Ok(Totals { rows: stamp.rows, sum })
+}
+
+/// From here on the index may change, and what was said of it does not hold any more.
+pub(super) fn begin(layout: &Layout, disk: &Disk) -> Result<(), Error> {
+    disk.remove(&layout.index_stamp())?;
+    let session = format!("{}\n", uuid::Uuid::new_v4().simple());
+    disk.write(&own_session(layout), session.as_bytes())?;
+    // Written in place: a new file would not be the locked one.
+    let path = layout.lock();
+    let write = || {
+        let mut file = File::options().write(true).truncate(true).open(&path)?;
+        file.write_all(session.as_bytes())?;
+        file.sync_all()
+    };
+    write().map_err(Error::disk(&path))
+}
+
+/// Says that the index is closed and what is in it.
+pub(super) fn end(layout: &Layout, disk: &Disk, totals: Totals) -> Result<(), Error> {
+    let engine = engine(layout);
+    let stamp = Stamp {
+        format: FORMAT,
+        session: session(&own_session(layout)).unwrap_or_default(),
+        rows: totals.rows,
+        sum: format!("{:032x}", totals.sum),
+        files: hash_files(&engine).map_err(Error::disk(&engine))?,
+    };
+    let text = serde_json::to_vec(&stamp).unwrap_or_default();
+    disk.write(&layout.index_stamp(), &text)
+}
+
+/// Where the engine's files lie, apart from ours.
+pub(super) fn engine(layout: &Layout) -> PathBuf {
+    layout.index().join("sled")
+}
+
+/// Which session the files of the index are of; the lock says which session the store was last in.
+fn own_session(layout: &Layout) -> PathBuf {
+    layout.index().join("session")
+}
+
+fn session(path: &Path) -> Option<String> {
+    let text = String::from_utf8(read_small(path, 64).ok()??).ok()?;
+    let text = text.trim_end();
+    (text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| text.to_owned())
+}
+
+/// One hash over the names and contents of all files below a directory.
+fn hash_files(directory: &Path) -> io::Result<String> {
+    let mut files = Vec::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                directories.push(entry.path());
+            } else {
+                files.push(entry.path());
+            }
+        }
+    }
+    files.sort_unstable();
+    let mut whole = Algorithm::Sha256.hasher();
+    let mut buffer = vec![0; 256 << 10];
+    for path in files {
+        let mut hasher = Algorithm::Sha256.hasher();
+        let mut file = File::open(&path)?;
+        loop {
+            let read = file.read(&mut buffer)?;
+            if read == 0 {
+                break;
+            }
+            hasher.update(&buffer[..read]);
+        }
+        let name = path.strip_prefix(directory).unwrap_or(&path);
+        whole.update(name.as_os_str().as_encoded_bytes());
+        whole.update(hasher.finish().as_str().as_bytes());
+    }
+    Ok(whole.finish().as_str().to_owned())
+}
