@@ -62,10 +62,6 @@ impl Progress {
             broken: false,
         }
     }
-
-    pub(super) const fn written(&self) -> u64 {
-        self.written
-    }
 }
 
 impl Growing {

@@ -7,8 +7,6 @@
 //! This room knows nothing of kinds of repositories, of upstreams or of HTTP. Start reading at [`Store`] and [`Image`];
 //! what makes a write durable is in `disk`.
 
-#![expect(dead_code, reason = "uploads come next")]
-
 mod blobs;
 mod claim;
 mod disk;
@@ -24,6 +22,7 @@ mod rows;
 mod spool;
 mod stamp;
 mod turns;
+mod uploads;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -34,6 +33,7 @@ pub use blobs::BlobFile;
 pub use error::{Error, FinishError};
 pub use image::{Image, TagRecord};
 pub use spool::{SpoolFile, SpoolReader, VerifiedFile};
+pub use uploads::Upload;
 
 use blobs::Blobs;
 use disk::Disk;
@@ -43,6 +43,7 @@ use layout::{Layout, Place};
 use records::Records;
 use stamp::Reason;
 use turns::Turns;
+use uploads::Uploads;
 
 use crate::oci::{Algorithm, Digest, ImageName, RepositoryKey};
 use crate::telemetry::Metrics;
@@ -90,6 +91,7 @@ struct Inner {
     turns: Turns,
     hot: Hot,
     index: Index,
+    uploads: Arc<Uploads>,
     /// Held while the store is open.
     _lock: File,
 }
@@ -109,6 +111,7 @@ impl Inner {
             disk: Arc::clone(&disk),
             blobs: Arc::clone(&blobs),
         };
+        let uploads = Arc::new(Uploads::open(&blobs, options)?);
         let (index, reason) = Index::open(&layout, &disk);
         let inner = Self {
             disk,
@@ -117,6 +120,7 @@ impl Inner {
             turns: Turns::new(),
             hot: Hot::new(),
             index,
+            uploads,
             _lock: lock,
         };
         if let Some(reason) = reason.or_else(|| inner.is_bare().then_some(Reason::Outdated))
@@ -222,6 +226,12 @@ impl Store {
     pub async fn publish(&self, verified: VerifiedFile) -> Result<(), Error> {
         let inner = Arc::clone(&self.inner);
         blocking(move || inner.blobs.publish(verified)).await
+    }
+
+    /// Removes the uploads that have been idle for too long, and says how many.
+    pub async fn expire_uploads(&self) -> Result<usize, Error> {
+        let uploads = Arc::clone(&self.inner.uploads);
+        blocking(move || Ok(uploads.expire())).await
     }
 
     /// Whether something can be written, durably.

@@ -1,6 +1,7 @@
 //! The store on a real disk.
 
 mod images;
+mod uploading;
 
 use super::*;
 

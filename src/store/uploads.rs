@@ -1,0 +1,364 @@
+//! Push sessions: blobs that arrive in several requests, and may go on after a restart.
+//!
+//! A session is a directory with the bytes and a note on whose they are. The hash so far is kept in memory only: when a
+//! session is taken up after a restart, its bytes are read again. One request works on a session at a time, and holds it
+//! by an [`Upload`]; whichever way that is dropped, what was appended stays and the session is free again.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::blobs::Blobs;
+use super::disk::{Scrap, is_absence, read_small};
+use super::error::Error;
+use super::growing::{Growing, Progress};
+use super::image::Image;
+use super::layout::Place;
+use super::spool::VerifiedFile;
+use super::{Options, blocking};
+use crate::oci::operation::UploadId;
+use crate::oci::{Algorithm, Digest};
+
+/// All sessions.
+#[derive(Debug)]
+pub(super) struct Uploads {
+    blobs: Arc<Blobs>,
+    most: usize,
+    longest: u64,
+    idle: Duration,
+    sessions: Mutex<HashMap<UploadId, Session>>,
+}
+
+#[derive(Debug)]
+struct Session {
+    place: Place,
+    algorithm: Algorithm,
+    /// How long it had been idle when we came to know of it.
+    idle_before: Duration,
+    touched: Instant,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nobody works on it. Without progress, its bytes are to be read again.
+    Free(Option<Progress>),
+    /// A request does.
+    Busy,
+}
+
+/// What a session's directory says of it.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    repository: String,
+    image: String,
+    algorithm: String,
+    /// Seconds since 1970, for people.
+    started: u64,
+}
+
+impl Uploads {
+    /// Finds the sessions of earlier processes.
+    pub(super) fn open(blobs: &Arc<Blobs>, options: &Options) -> Result<Self, Error> {
+        let root = blobs.layout.uploads();
+        let mut sessions = HashMap::new();
+        for entry in fs::read_dir(&root).map_err(Error::disk(&root))? {
+            let path = entry.map_err(Error::disk(&root))?.path();
+            let id = path.file_name().and_then(|name| UploadId::parse(name.to_str()?));
+            if let Some(id) = id
+                && let Some(session) = remembered(&path)
+            {
+                sessions.insert(id, session);
+            } else if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::warn!(path = %path.display(), %error, "what is left of an upload stays");
+            }
+        }
+        let uploads = Self {
+            blobs: Arc::clone(blobs),
+            most: options.uploads,
+            longest: options.upload_limit,
+            idle: options.upload_idle,
+            sessions: Mutex::new(sessions),
+        };
+        uploads.count(&uploads.lock());
+        Ok(uploads)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<UploadId, Session>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, sessions: &HashMap<UploadId, Session>) {
+        self.blobs.metrics.uploads_open(sessions.len());
+    }
+
+    /// Makes room for a new session, which is busy from the start.
+    fn admit(self: &Arc<Self>, place: &Place, algorithm: Algorithm) -> Result<Hold, Error> {
+        let mut sessions = self.lock();
+        if sessions.len() >= self.most {
+            return Err(Error::TooManyUploads);
+        }
+        let id = UploadId::new();
+        let session = Session {
+            place: place.clone(),
+            algorithm,
+            idle_before: Duration::ZERO,
+            touched: Instant::now(),
+            state: State::Busy,
+        };
+        sessions.insert(id, session);
+        self.count(&sessions);
+        Ok(Hold {
+            uploads: Arc::clone(self),
+            id,
+            algorithm,
+            progress: None,
+            ended: false,
+        })
+    }
+
+    /// Takes a session up; none if it is not there, or not this image's.
+    fn hold(self: &Arc<Self>, id: UploadId, place: &Place) -> Result<Option<Hold>, Error> {
+        let mut sessions = self.lock();
+        let Some(session) = sessions.get_mut(&id).filter(|session| session.place == *place) else {
+            return Ok(None);
+        };
+        self.occupy(id, session).map(Some).ok_or(Error::UploadBusy)
+    }
+
+    /// Removes the sessions that have been idle for too long.
+    pub(super) fn expire(self: &Arc<Self>) -> usize {
+        let expired: Vec<Hold> = {
+            let mut sessions = self.lock();
+            let idle = |session: &Session| session.idle_before + session.touched.elapsed() >= self.idle;
+            let expired = sessions.iter_mut().filter(|(_, session)| idle(session));
+            expired.filter_map(|(id, session)| self.occupy(*id, session)).collect()
+        };
+        expired.into_iter().map(Hold::end).count()
+    }
+
+    /// Makes a free session busy.
+    fn occupy(self: &Arc<Self>, id: UploadId, session: &mut Session) -> Option<Hold> {
+        match std::mem::replace(&mut session.state, State::Busy) {
+            State::Busy => None,
+            State::Free(progress) => Some(Hold {
+                uploads: Arc::clone(self),
+                id,
+                algorithm: session.algorithm,
+                progress,
+                ended: false,
+            }),
+        }
+    }
+}
+
+/// A session of an earlier process, if its directory is whole.
+fn remembered(path: &Path) -> Option<Session> {
+    let note: Note = serde_json::from_slice(&read_small(&path.join("state.json"), 4096).ok()??).ok()?;
+    let written = fs::metadata(path.join("data")).ok()?.modified().ok()?;
+    Some(Session {
+        place: Place {
+            repository: note.repository.parse().ok()?,
+            image: note.image.parse().ok()?,
+        },
+        algorithm: note.algorithm.parse().ok()?,
+        idle_before: SystemTime::now().duration_since(written).unwrap_or_default(),
+        touched: Instant::now(),
+        state: State::Free(None),
+    })
+}
+
+/// A session that is ours alone. Dropping it frees the session.
+#[derive(Debug)]
+struct Hold {
+    uploads: Arc<Uploads>,
+    id: UploadId,
+    algorithm: Algorithm,
+    progress: Option<Progress>,
+    ended: bool,
+}
+
+impl Hold {
+    /// Makes the files of a new session.
+    fn create(&self, place: &Place) -> Result<Growing, Error> {
+        let directory = self.uploads.blobs.layout.upload(self.id);
+        fs::create_dir(&directory).map_err(Error::disk(&directory))?;
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let note = Note {
+            repository: place.repository.to_string(),
+            image: place.image.to_string(),
+            algorithm: self.algorithm.to_string(),
+            started: now.as_secs(),
+        };
+        let path = directory.join("state.json");
+        fs::write(&path, serde_json::to_vec(&note).unwrap_or_default()).map_err(Error::disk(&path))?;
+        let path = directory.join("data");
+        Growing::create(&path, self.algorithm).map_err(Error::disk(&path))
+    }
+
+    /// Opens the file of a session, or finds that it is gone.
+    fn reopen(mut self) -> Result<Option<(Self, Growing)>, Error> {
+        let path = self.uploads.blobs.layout.upload(self.id).join("data");
+        match Growing::reopen(&path, self.algorithm, self.progress.take()) {
+            Ok(growing) => Ok(Some((self, growing))),
+            Err(error) if is_absence(&error) => {
+                self.end();
+                Ok(None)
+            }
+            Err(error) => Err(Error::disk(&path)(error)),
+        }
+    }
+
+    /// Ends the session: nothing is left of it.
+    fn end(mut self) {
+        self.ended = true;
+        let directory = self.uploads.blobs.layout.upload(self.id);
+        if let Err(error) = fs::remove_dir_all(&directory)
+            && !is_absence(&error)
+        {
+            tracing::warn!(path = %directory.display(), %error, "what is left of an upload stays");
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut sessions = self.uploads.lock();
+        if self.ended {
+            sessions.remove(&self.id);
+            self.uploads.count(&sessions);
+        } else if let Some(session) = sessions.get_mut(&self.id) {
+            session.idle_before = Duration::ZERO;
+            session.touched = Instant::now();
+            session.state = State::Free(self.progress.take());
+        }
+    }
+}
+
+/// A push session, held by one request. Dropping it keeps the session for the next one, with all that was appended.
+#[derive(Debug)]
+pub struct Upload {
+    image: Image,
+    /// Before the hold: the file is closed when the session is freed.
+    growing: Option<Growing>,
+    hold: Option<Hold>,
+    id: UploadId,
+    longest: u64,
+}
+
+impl Upload {
+    /// Its name.
+    pub const fn id(&self) -> UploadId {
+        self.id
+    }
+
+    /// How many bytes have come.
+    pub fn offset(&self) -> u64 {
+        self.growing.as_ref().map_or(0, Growing::written)
+    }
+
+    /// Appends and hashes, on the caller's task. After an error nothing of `bytes` counts as come.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let limit = self.longest;
+        if self.offset().saturating_add(bytes.len() as u64) > limit {
+            return Err(Error::UploadTooLarge { limit });
+        }
+        let Some(growing) = &mut self.growing else {
+            return Err(Error::Closed);
+        };
+        let data = || self.image.inner.blobs.layout.upload(self.id).join("data");
+        growing.append(bytes).map_err(|error| Error::disk(&data())(error))
+    }
+
+    /// Ends a request that does not end the upload.
+    pub fn save(self) {
+        drop(self);
+    }
+
+    /// Ends the upload: if its bytes have this digest they are a blob of the image now, durably. The session is gone
+    /// either way.
+    pub async fn finish(mut self, digest: &Digest) -> Result<(), Error> {
+        let (Some(growing), Some(hold)) = (self.growing.take(), self.hold.take()) else {
+            return Err(Error::Closed);
+        };
+        let expected = digest.clone();
+        blocking(move || {
+            let blobs = Arc::clone(&hold.uploads.blobs);
+            let scrap = Scrap::new(blobs.layout.upload(hold.id).join("data"));
+            let published = VerifiedFile::verify(growing, scrap, &expected).and_then(|file| blobs.publish(file));
+            hold.end();
+            published
+        })
+        .await?;
+        self.image.link_blob(digest).await
+    }
+
+    /// Ends the upload without a blob.
+    pub async fn cancel(mut self) -> Result<(), Error> {
+        drop(self.growing.take());
+        let Some(hold) = self.hold.take() else { return Ok(()) };
+        blocking(move || {
+            hold.end();
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(hold) = &mut self.hold {
+            hold.progress = self.growing.take().map(Growing::park);
+        }
+    }
+}
+
+impl Image {
+    /// Begins an upload into this image. Naming the algorithm of the final digest saves reading the bytes again.
+    pub async fn begin_upload(&self, algorithm: Option<Algorithm>) -> Result<Upload, Error> {
+        let hold = self
+            .inner
+            .uploads
+            .admit(&self.place, algorithm.unwrap_or(Algorithm::Sha256))?;
+        let image = self.clone();
+        blocking(move || match hold.create(&image.place) {
+            Ok(growing) => Ok(Upload::new(image, hold, growing)),
+            Err(error) => {
+                hold.end();
+                Err(error)
+            }
+        })
+        .await
+    }
+
+    /// Takes up an upload into this image; none if there is no such one.
+    pub async fn upload(&self, id: UploadId) -> Result<Option<Upload>, Error> {
+        let Some(hold) = self.inner.uploads.hold(id, &self.place)? else {
+            return Ok(None);
+        };
+        let image = self.clone();
+        blocking(move || {
+            let reopened = hold.reopen()?;
+            Ok(reopened.map(|(hold, growing)| Upload::new(image, hold, growing)))
+        })
+        .await
+    }
+}
+
+impl Upload {
+    fn new(image: Image, hold: Hold, growing: Growing) -> Self {
+        Self {
+            id: hold.id,
+            longest: hold.uploads.longest,
+            image,
+            growing: Some(growing),
+            hold: Some(hold),
+        }
+    }
+}
