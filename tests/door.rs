@@ -7,6 +7,8 @@
     reason = "a test that meets the unexpected should stop there"
 )]
 
+#[path = "door/files.rs"]
+mod files;
 #[path = "door/support.rs"]
 mod support;
 

@@ -61,9 +61,15 @@ pub(crate) fn at(address: &str) -> Listen {
 
 impl Site {
     pub(crate) async fn open(connections: usize, patience: Patience, tls: Option<Tls>) -> Self {
-        let metrics = Arc::new(Metrics::new().expect("metrics"));
         let gate = Arc::new(Semaphore::new(0));
         let router = router(Arc::clone(&gate));
+        let site = Self::open_with(connections, patience, tls, router).await;
+        Self { gate, ..site }
+    }
+
+    pub(crate) async fn open_with(connections: usize, patience: Patience, tls: Option<Tls>, router: Router) -> Self {
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let gate = Arc::new(Semaphore::new(0));
         let door = Door::with_patience(&limits(connections), patience, Arc::clone(&metrics), router);
         let address = door.listen(&[at("127.0.0.1:0")], tls).await.expect("listens")[0];
         Self {

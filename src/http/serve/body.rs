@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::watch::{Running, Watch};
+use crate::http::sendfile::Way;
 
 /// Why a request's body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -91,12 +92,13 @@ impl Drop for Received {
 /// An answer's body: while it exists, its request is under way.
 pub(super) struct Sent {
     body: Body,
+    way: Way,
     running: Running,
 }
 
 impl Sent {
-    pub(super) fn new(body: Body, running: Running) -> Self {
-        Self { body, running }
+    pub(super) fn new(body: Body, way: Way, running: Running) -> Self {
+        Self { body, way, running }
     }
 }
 
@@ -105,8 +107,9 @@ impl http_body::Body for Sent {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        self.running.owe(false);
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let this = &mut *self;
+        this.running.owe(false);
+        let frame = ready!(this.way.lead(|| Pin::new(&mut this.body).poll_frame(cx)));
         self.running.owe(matches!(frame, Some(Ok(_))));
         Poll::Ready(frame)
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use http::{Request, Version};
+use http::Request;
 use hyper::body::{Body as _, Incoming};
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -28,6 +28,7 @@ use super::body::{Received, Sent};
 use super::socket::Socket;
 use super::watch::{Patience, Verdict, Watch};
 use super::{Peer, Stage};
+use crate::http::sendfile::{self, Way};
 use crate::http::tls::Tls;
 use crate::oci::RepositoryKey;
 use crate::telemetry::Metrics;
@@ -85,6 +86,7 @@ impl Reception {
             .max_headers(HEADERS)
             .max_header_size(HEAD_BYTES)
             .max_buf_size(BUFFER)
+            // What `sendfile` lives on: a body's slices reach the socket as they are. (If not, the socket refuses.)
             .writev(true)
             .pipeline_flush(false);
         let mut http2 = http2::Builder::new(Tracked(tasks));
@@ -94,7 +96,7 @@ impl Reception {
             .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(RESETS)
             .max_local_error_reset_streams(MISTAKES)
-            .max_send_buf_size(BUFFER)
+            .max_send_buf_size(sendfile::FRAMES)
             .keep_alive_interval(patience.stall / 2)
             .keep_alive_timeout(patience.stall / 2);
         Self {
@@ -133,7 +135,8 @@ impl Reception {
                 Ok(Ok(stream)) => {
                     watch.handshake_done();
                     let multiplexed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    self.converse(stream, multiplexed, peer, watch).await;
+                    let way = if multiplexed { Way::Frames } else { Way::Chunks };
+                    self.converse(stream, way, peer, watch).await;
                 }
                 Ok(Err(error)) => debug!(client = %peer.address, %error, "TLS handshake failed"),
                 Err(_) => debug!(client = %peer.address, "TLS handshake took too long"),
@@ -146,7 +149,8 @@ impl Reception {
                 }
             };
             if let Some(multiplexed) = self.unless_closing(first).await.flatten() {
-                self.converse(socket, multiplexed, peer, watch).await;
+                let way = if multiplexed { Way::Frames } else { socket.open_lane() };
+                self.converse(socket, way, peer, watch).await;
             }
         }
     }
@@ -159,12 +163,13 @@ impl Reception {
         }
     }
 
-    async fn converse<I>(self, stream: I, multiplexed: bool, peer: Peer, watch: Arc<Watch>)
+    async fn converse<I>(self, stream: I, way: Way, peer: Peer, watch: Arc<Watch>)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (router, client, requests) = (self.router, peer.address, Arc::clone(&watch));
-        let service = service_fn(move |request| answer(router.clone(), request, peer.clone(), &requests));
+        let multiplexed = matches!(way, Way::Frames);
+        let service = service_fn(move |request| answer(router.clone(), request, peer.clone(), way.clone(), &requests));
         let stream = TokioIo::new(stream);
         if multiplexed {
             drive(self.http2.serve_connection(stream, service), client, &watch, self.stage).await;
@@ -209,9 +214,10 @@ fn answer(
     mut router: Router,
     mut request: Request<Incoming>,
     peer: Peer,
+    way: Way,
     watch: &Arc<Watch>,
 ) -> impl Future<Output = Result<http::Response<Sent>, Infallible>> + use<> {
-    let running = watch.request(request.version() == Version::HTTP_2);
+    let running = watch.request(matches!(way, Way::Frames));
     request.extensions_mut().insert(peer);
     let request = request.map(|body| {
         if body.is_end_stream() {
@@ -221,5 +227,5 @@ fn answer(
         }
     });
     let answer = router.call(request);
-    async move { Ok(answer.await?.map(|body| Sent::new(body, running))) }
+    async move { Ok(answer.await?.map(|body| Sent::new(body, way, running))) }
 }

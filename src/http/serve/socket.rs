@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use super::watch::Watch;
+use crate::http::sendfile::{Lane, Way};
 
 /// How long, and how much, is read and thrown away after the last answer.
 const LINGER: (Duration, usize) = (Duration::from_secs(2), 64 * 1024 * 1024);
@@ -24,6 +25,8 @@ pub(super) struct Socket {
     watch: Arc<Watch>,
     /// What [`Socket::speaks_http2`] has read: it is read once more.
     prefix: Bytes,
+    /// The files that go out between the bytes, when this connection can send files.
+    lane: Option<Lane>,
     linger: Option<Linger>,
 }
 
@@ -38,6 +41,7 @@ impl Socket {
             stream,
             watch,
             prefix: Bytes::new(),
+            lane: None,
             linger: None,
         }
     }
@@ -54,6 +58,11 @@ impl Socket {
         }
         self.prefix = start.freeze();
         Ok(self.prefix == PREFACE)
+    }
+
+    /// From now on files are sent by the kernel. Only for what is written here as HTTP/1 made it.
+    pub(super) fn open_lane(&mut self) -> Way {
+        Way::Lane(self.lane.insert(Lane::default()).clone())
     }
 
     /// Reads on after the last answer. A client that still sends a body nobody wanted would be answered with a reset
@@ -103,9 +112,8 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.written(outcome)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -113,8 +121,12 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.written(outcome)
+        let this = &mut *self;
+        let outcome = match &this.lane {
+            Some(lane) => lane.poll_write(&mut this.stream, cx, slices),
+            None => Pin::new(&mut this.stream).poll_write_vectored(cx, slices),
+        };
+        this.written(outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -126,6 +138,9 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.lane.as_ref().is_some_and(Lane::owes) {
+            return Poll::Ready(Err(io::Error::other("a file was not sent to its end")));
+        }
         if self.linger.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
         }
