@@ -43,7 +43,7 @@ pub use blobs::BlobStream;
 pub use error::Error;
 pub use manifests::Head;
 
-/// The longest that a manifest, a list or a token may take as a whole.
+/// The longest that a manifest or a page of a list may take as a whole.
 const TOTAL: Duration = Duration::from_secs(30);
 /// The names that Docker Hub goes by.
 const HUB_NAMES: [&str; 4] = [
@@ -92,7 +92,7 @@ impl Upstream {
             }
         };
         let sender = Arc::new(Sender::new(repository, config, Arc::clone(&metrics)));
-        let tokens = Tokens::new(Arc::clone(&sender), config.first_byte_timeout);
+        let tokens = Tokens::new(Arc::clone(&sender));
         let keyring = Keyring::new(config, base.clone(), is_hub);
         if config.insecure {
             tracing::warn!(

@@ -117,7 +117,7 @@ impl Sender {
                 url: request.url.clone(),
                 is_foreign: !is_home,
             };
-            let Some(next) = self.redirection(&response).map_err(Failure::last)? else {
+            let Some(next) = redirection(&response, self.insecure).map_err(Failure::last)? else {
                 return Ok(response);
             };
             response.drain().await;
@@ -129,27 +129,6 @@ impl Sender {
         Err(Failure::last(Error::Lies(format!(
             "it redirects more than {HOPS} times"
         ))))
-    }
-
-    /// Where an answer leads, if it is a redirect.
-    fn redirection(&self, response: &Response) -> Result<Option<Url>, Error> {
-        if !matches!(response.status(), 301 | 302 | 303 | 307 | 308) {
-            return Ok(None);
-        }
-        let Some(location) = response.header(LOCATION.as_str()) else {
-            return Err(Error::Lies("it redirects to nowhere".to_owned()));
-        };
-        let Ok(next) = response.url.join(location) else {
-            return Err(Error::Lies("it redirects to what is no address".to_owned()));
-        };
-        let is_web = matches!(next.scheme(), "http" | "https") && next.host_str().is_some();
-        if !is_web || !next.username().is_empty() || next.password().is_some() {
-            return Err(Error::Lies("it redirects to what is no plain web address".to_owned()));
-        }
-        if response.url.scheme() == "https" && next.scheme() == "http" && !self.insecure {
-            return Err(Error::Lies("it redirects from https to http".to_owned()));
-        }
-        Ok(Some(next))
     }
 
     async fn exchange(&self, request: &Outgoing, role: Role, deadline: Instant) -> Result<reqwest::Response, Failure> {
@@ -283,6 +262,31 @@ impl Response {
     }
 }
 
+/// Where an answer leads, if it is a redirect.
+fn redirection(response: &Response, insecure: bool) -> Result<Option<Url>, Error> {
+    if !matches!(response.status(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    match response.header(LOCATION.as_str()) {
+        Some(location) => next_hop(&response.url, location, insecure).map(Some),
+        None => Err(Error::Lies("it redirects to nowhere".to_owned())),
+    }
+}
+
+fn next_hop(from: &Url, location: &str, insecure: bool) -> Result<Url, Error> {
+    let Ok(next) = from.join(location) else {
+        return Err(Error::Lies("it redirects to what is no address".to_owned()));
+    };
+    let is_web = matches!(next.scheme(), "http" | "https") && next.host_str().is_some();
+    if !is_web || !next.username().is_empty() || next.password().is_some() {
+        return Err(Error::Lies("it redirects to what is no plain web address".to_owned()));
+    }
+    if from.scheme() == "https" && next.scheme() == "http" && !insecure {
+        return Err(Error::Lies("it redirects from https to http".to_owned()));
+    }
+    Ok(next)
+}
+
 /// Why a request got no answer. All of these are about the connection, and it may be better the next time.
 fn unsent(error: &reqwest::Error) -> Failure {
     let error = if error.is_timeout() {
@@ -302,5 +306,36 @@ fn reason(error: &reqwest::Error) -> String {
     match error.source() {
         Some(_) => cause.to_string(),
         None => "the request failed".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_leads_to_the_web_and_not_out_of_tls() {
+        let hop = |from: &str, location: &str, insecure| {
+            let from = from.parse().expect("a URL");
+            next_hop(&from, location, insecure).map(|url| url.to_string()).ok()
+        };
+        let https = "https://r.example/v2/a";
+        assert_eq!(hop(https, "b", false).as_deref(), Some("https://r.example/v2/b"));
+        assert_eq!(
+            hop(https, "//c.example/b", false).as_deref(),
+            Some("https://c.example/b")
+        );
+        assert_eq!(hop("http://r.example/", https, false).as_deref(), Some(https));
+        assert_eq!(hop(https, "http://r.example/", false), None);
+        assert!(hop(https, "http://r.example/", true).is_some());
+        for location in [
+            "https://u@r.example/",
+            "https://:p@r.example/",
+            "file:///x",
+            "data:,x",
+            "https://",
+        ] {
+            assert_eq!(hop(https, location, true), None, "{location}");
+        }
     }
 }

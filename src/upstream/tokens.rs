@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::send::{Outgoing, Role, Sender};
-use super::{Error, TOTAL, retry_after};
+use super::{Error, retry_after};
 
 /// The longest answer of a token endpoint that is read.
 const BODY: u64 = 64 * 1024;
@@ -41,22 +41,23 @@ pub(super) struct Token {
     until: Instant,
 }
 
+/// What somebody is told who cannot wait any longer.
+const LATE: Error = Error::Timeout("the token endpoint");
+
 type Flight = Shared<BoxFuture<'static, Result<Token, Error>>>;
 type Flights = Arc<Mutex<HashMap<Key, Flight>>>;
 
 /// The tokens of one remote.
 pub(super) struct Tokens {
     sender: Arc<Sender>,
-    first_byte_timeout: Duration,
     kept: Cache<Key, Token>,
     flights: Flights,
 }
 
 impl Tokens {
-    pub(super) fn new(sender: Arc<Sender>, first_byte_timeout: Duration) -> Self {
+    pub(super) fn new(sender: Arc<Sender>) -> Self {
         Self {
             sender,
-            first_byte_timeout,
             kept: Cache::new(KEPT),
             flights: Flights::default(),
         }
@@ -82,16 +83,18 @@ impl Tokens {
         authorization: Option<HeaderValue>,
         deadline: Instant,
     ) -> Result<Token, Error> {
-        let flight = self.join_or_start(key, authorization);
-        timeout_at(deadline, flight)
-            .await
-            .unwrap_or(Err(Error::Timeout("the token endpoint")))
+        let (flight, joined) = self.join_or_start(key, authorization, deadline);
+        if !joined {
+            // Its deadline is ours.
+            return flight.await;
+        }
+        timeout_at(deadline, flight).await.unwrap_or(Err(LATE))
     }
 
-    fn join_or_start(&self, key: Key, authorization: Option<HeaderValue>) -> Flight {
+    fn join_or_start(&self, key: Key, authorization: Option<HeaderValue>, deadline: Instant) -> (Flight, bool) {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = flights.get(&key) {
-            return flight.clone();
+            return (flight.clone(), true);
         }
         let (sender, kept, landing) = (
             Arc::clone(&self.sender),
@@ -101,9 +104,8 @@ impl Tokens {
                 key: key.clone(),
             },
         );
-        let first_byte = Instant::now() + self.first_byte_timeout;
         let task = tokio::spawn(async move {
-            let token = ask(&sender, &landing.key, authorization, first_byte).await?;
+            let token = ask(&sender, &landing.key, authorization, deadline).await?;
             kept.insert(landing.key.clone(), token.clone());
             Ok(token)
         });
@@ -116,7 +118,7 @@ impl Tokens {
         };
         let flight = flight.boxed().shared();
         flights.insert(key, flight.clone());
-        flight
+        (flight, false)
     }
 }
 
@@ -144,7 +146,7 @@ async fn ask(
     sender: &Sender,
     key: &Key,
     authorization: Option<HeaderValue>,
-    first_byte: Instant,
+    deadline: Instant,
 ) -> Result<Token, Error> {
     let request = Outgoing {
         method: Method::GET,
@@ -153,9 +155,8 @@ async fn ask(
         from: 0,
         authorization,
     };
-    let end = Instant::now() + TOTAL;
     let response = sender
-        .follow(request, Role::Token, first_byte)
+        .follow(request, Role::Token, deadline)
         .await
         .map_err(|failure| failure.error)?;
     match response.status() {
@@ -169,7 +170,7 @@ async fn ask(
         status @ 500.. => return Err(Error::Failing { status }),
         status => return Err(Error::Lies(format!("its token endpoint answers {status}"))),
     }
-    let body = response.collect(BODY, end).await?;
+    let body = response.collect(BODY, deadline).await?;
     read(&body).ok_or_else(|| Error::Lies("its token endpoint gives no token".to_owned()))
 }
 

@@ -1,0 +1,9 @@
+//! What the tests share.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "every test file is a crate of its own and uses a part of this"
+)]
+
+pub mod upstream;

@@ -1,0 +1,735 @@
+//! A registry over real TCP that does as it is told, wrong things above all: it stalls, cuts, lies, redirects and
+//! refuses on command, in the middle of a body too, and remembers every request with its headers.
+//!
+//! Written by hand on a socket: an HTTP framework would put right what is to be wrong.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use entrepot::oci::media_type::OCI_MANIFEST;
+use entrepot::oci::{Algorithm, Digest};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// For a rule that never ends.
+pub const ALWAYS: usize = usize::MAX;
+/// How much of a body is written at once.
+const PIECE: usize = 16 * 1024;
+
+/// What a rule does to an answer. Several may be combined.
+#[derive(Clone)]
+pub enum Act {
+    /// Answer with this status and an empty body instead.
+    Status(u16),
+    /// Add or replace a header.
+    Header(&'static str, String),
+    /// Leave a header out.
+    Without(&'static str),
+    /// Send this body instead.
+    Body(Bytes),
+    /// Redirect (307) to this address.
+    Redirect(String),
+    /// Read the request and never answer.
+    Hang,
+    /// Close the connection without an answer.
+    Close,
+    /// Answer only after this.
+    Delay(Duration),
+    /// Close the connection after so many bytes of the body.
+    CutAfter(usize),
+    /// Stop after so many bytes of the body until the gate is opened.
+    HoldAfter(usize, Gate),
+    /// Send so many bytes of the body at a time.
+    Trickle(usize, Duration),
+    /// Send the whole whatever range is asked for.
+    IgnoreRange,
+    /// Say nothing about the length: the end of the connection is the end of the body.
+    Unmeasured,
+}
+
+/// Something to wait for, opened by the test.
+#[derive(Clone)]
+pub struct Gate(Arc<watch::Sender<bool>>);
+
+impl Gate {
+    pub fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(false)))
+    }
+
+    pub fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    async fn wait(&self) {
+        let _ = self.0.subscribe().wait_for(|open| *open).await;
+    }
+}
+
+struct Rule {
+    pattern: String,
+    left: usize,
+    acts: Vec<Act>,
+}
+
+/// A request that came, and what it was answered.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub method: String,
+    pub target: String,
+    pub headers: HashMap<String, String>,
+    pub status: u16,
+}
+
+impl Seen {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    fn matches(&self, pattern: &str) -> bool {
+        matches(pattern, &self.method, &self.target)
+    }
+}
+
+/// `GET /v2/a/` matches every GET whose target contains `/v2/a/`; `*` is any method.
+fn matches(pattern: &str, method: &str, target: &str) -> bool {
+    let (wanted, part) = pattern.split_once(' ').unwrap_or((pattern, ""));
+    (wanted == "*" || wanted == method) && target.contains(part)
+}
+
+/// How to get in.
+#[derive(Clone)]
+enum Auth {
+    Open,
+    Basic {
+        credentials: String,
+    },
+    Bearer {
+        challenge: String,
+        valid: Arc<Mutex<HashSet<String>>>,
+    },
+}
+
+#[derive(Default)]
+struct Content {
+    /// By image and reference.
+    manifests: HashMap<(String, String), (Bytes, String)>,
+    blobs: HashMap<(String, String), Bytes>,
+    tags: BTreeMap<String, Vec<String>>,
+    referrers: HashMap<(String, String), Bytes>,
+    tags_a_page: Option<usize>,
+}
+
+struct Shared {
+    address: SocketAddr,
+    content: Mutex<Content>,
+    rules: Mutex<Vec<Rule>>,
+    seen: Mutex<Vec<Seen>>,
+    auth: Mutex<Auth>,
+    valid_tokens: Arc<Mutex<HashSet<String>>>,
+    token_field: Mutex<String>,
+    issued: AtomicU64,
+    connections: AtomicU64,
+}
+
+/// The server. It stops when dropped.
+pub struct Server {
+    shared: Arc<Shared>,
+    running: Mutex<Option<JoinSet<()>>>,
+}
+
+/// An image that was put into a server.
+pub struct Image {
+    pub manifest: Bytes,
+    pub digest: Digest,
+    pub config: Digest,
+    pub layers: Vec<Digest>,
+}
+
+/// Bytes that look like nothing, the same each time.
+pub fn noise(length: usize, seed: u64) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes.into()
+}
+
+/// The SHA-256 of these bytes.
+pub fn digest(bytes: &[u8]) -> Digest {
+    Digest::of(Algorithm::Sha256, bytes)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap()
+}
+
+impl Server {
+    /// An empty registry on a port of its own, open to all.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let shared = Arc::new(Shared {
+            address: listener.local_addr().unwrap(),
+            content: Mutex::default(),
+            rules: Mutex::default(),
+            seen: Mutex::default(),
+            auth: Mutex::new(Auth::Open),
+            valid_tokens: Arc::default(),
+            token_field: Mutex::new("token".to_owned()),
+            issued: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+        });
+        let server = Self {
+            shared,
+            running: Mutex::default(),
+        };
+        server.accept(listener);
+        server
+    }
+
+    fn accept(&self, listener: TcpListener) {
+        let shared = Arc::clone(&self.shared);
+        let mut running = JoinSet::new();
+        running.spawn(async move {
+            // Connections end with the set that they are in.
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                shared.connections.fetch_add(1, Ordering::Relaxed);
+                let shared = Arc::clone(&shared);
+                connections.spawn(async move {
+                    let _ = shared.serve(stream).await;
+                });
+            }
+        });
+        *lock(&self.running) = Some(running);
+    }
+
+    /// Closes every connection and refuses new ones.
+    pub async fn stop(&self) {
+        let running = lock(&self.running).take();
+        if let Some(mut running) = running {
+            running.shutdown().await;
+        }
+    }
+
+    /// Listens again where it did.
+    pub async fn resume(&self) {
+        let listener = TcpListener::bind(self.shared.address).await.unwrap();
+        self.accept(listener);
+    }
+
+    /// `127.0.0.1:port`.
+    pub fn host(&self) -> String {
+        self.shared.address.to_string()
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.shared.address)
+    }
+
+    /// How many connections were opened.
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// From now on, the next `times` requests that match are answered with these acts. The first rule that matches
+    /// and is not used up counts.
+    pub fn on(&self, pattern: &str, times: usize, acts: impl IntoIterator<Item = Act>) {
+        lock(&self.shared.rules).push(Rule {
+            pattern: pattern.to_owned(),
+            left: times,
+            acts: acts.into_iter().collect(),
+        });
+    }
+
+    /// Behaves again.
+    pub fn behave(&self) {
+        lock(&self.shared.rules).clear();
+    }
+
+    /// How many requests came that match.
+    pub fn asked(&self, pattern: &str) -> usize {
+        lock(&self.shared.seen)
+            .iter()
+            .filter(|seen| seen.matches(pattern))
+            .count()
+    }
+
+    /// All requests that came.
+    pub fn seen(&self) -> Vec<Seen> {
+        lock(&self.shared.seen).clone()
+    }
+
+    /// From now on wants this user and password.
+    pub fn demand_basic(&self, username: &str, password: &str) {
+        let plain = format!("{username}:{password}");
+        *lock(&self.shared.auth) = Auth::Basic {
+            credentials: format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(plain)),
+        };
+    }
+
+    /// From now on wants a token of that server.
+    pub fn demand_bearer(&self, tokens: &Self) {
+        self.demand_bearer_of(&format!("{}/token?kept=yes", tokens.url()), tokens);
+    }
+
+    /// The same with a realm of its own.
+    pub fn demand_bearer_of(&self, realm: &str, tokens: &Self) {
+        *lock(&self.shared.auth) = Auth::Bearer {
+            challenge: format!("Bearer realm=\"{realm}\",service=\"test\""),
+            valid: Arc::clone(&tokens.shared.valid_tokens),
+        };
+    }
+
+    /// Every token given out so far is void.
+    pub fn revoke_tokens(&self) {
+        lock(&self.shared.valid_tokens).clear();
+    }
+
+    /// Tokens are given out under this name: `token` or `access_token`.
+    pub fn name_tokens(&self, field: &str) {
+        field.clone_into(&mut lock(&self.shared.token_field));
+    }
+
+    pub fn put_blob(&self, image: &str, bytes: &Bytes) -> Digest {
+        let digest = digest(bytes);
+        lock(&self.shared.content)
+            .blobs
+            .insert((image.to_owned(), digest.to_string()), bytes.clone());
+        digest
+    }
+
+    pub fn remove_blob(&self, image: &str, digest: &Digest) {
+        let key = (image.to_owned(), digest.to_string());
+        lock(&self.shared.content).blobs.remove(&key);
+    }
+
+    /// Puts a manifest under its digest and, if there is one, a tag.
+    pub fn put_manifest(&self, image: &str, tag: Option<&str>, bytes: &Bytes, media_type: &str) -> Digest {
+        let digest = digest(bytes);
+        self.put_manifest_as(image, digest.as_str(), bytes, media_type);
+        if let Some(tag) = tag {
+            self.put_manifest_as(image, tag, bytes, media_type);
+            let mut content = lock(&self.shared.content);
+            let tags = content.tags.entry(image.to_owned()).or_default();
+            if !tags.iter().any(|known| known == tag) {
+                tags.push(tag.to_owned());
+            }
+        }
+        digest
+    }
+
+    /// Puts a manifest under whatever name.
+    pub fn put_manifest_as(&self, image: &str, reference: &str, bytes: &Bytes, media_type: &str) {
+        lock(&self.shared.content).manifests.insert(
+            (image.to_owned(), reference.to_owned()),
+            (bytes.clone(), media_type.to_owned()),
+        );
+    }
+
+    pub fn remove_manifest(&self, image: &str, reference: &str) {
+        let mut content = lock(&self.shared.content);
+        content.manifests.remove(&(image.to_owned(), reference.to_owned()));
+        if let Some(tags) = content.tags.get_mut(image) {
+            tags.retain(|tag| tag != reference);
+        }
+    }
+
+    /// Puts a whole image: a configuration, these layers and a manifest with a tag.
+    pub fn put_image(&self, image: &str, tag: &str, layers: &[Bytes]) -> Image {
+        let config = Bytes::from(format!("{{\"made for\":\"{image}:{tag}\"}}"));
+        let descriptor = |media_type: &str, bytes: &Bytes| {
+            format!(
+                r#"{{"mediaType":"{media_type}","digest":"{}","size":{}}}"#,
+                digest(bytes),
+                bytes.len()
+            )
+        };
+        let layer_type = "application/vnd.oci.image.layer.v1.tar+gzip";
+        let listed: Vec<String> = layers.iter().map(|layer| descriptor(layer_type, layer)).collect();
+        let manifest = Bytes::from(format!(
+            r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{},"layers":[{}]}}"#,
+            descriptor("application/vnd.oci.image.config.v1+json", &config),
+            listed.join(",")
+        ));
+        Image {
+            digest: self.put_manifest(image, Some(tag), &manifest, OCI_MANIFEST),
+            config: self.put_blob(image, &config),
+            layers: layers.iter().map(|layer| self.put_blob(image, layer)).collect(),
+            manifest,
+        }
+    }
+
+    /// Lists this many tags a page, and says where the next one is.
+    pub fn page_tags(&self, count: usize) {
+        lock(&self.shared.content).tags_a_page = Some(count);
+    }
+
+    /// Answers the referrers API about a manifest with this document.
+    pub fn put_referrers(&self, image: &str, subject: &Digest, index: &Bytes) {
+        lock(&self.shared.content)
+            .referrers
+            .insert((image.to_owned(), subject.to_string()), index.clone());
+    }
+}
+
+/// An answer before anything is done to it.
+struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Bytes,
+}
+
+impl Answer {
+    fn new(status: u16, body: impl Into<Bytes>) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: body.into(),
+        }
+    }
+
+    fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.without(name);
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    fn without(&mut self, name: &str) {
+        self.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
+    }
+}
+
+impl Shared {
+    async fn serve(self: Arc<Self>, mut stream: TcpStream) -> std::io::Result<()> {
+        stream.set_nodelay(true)?;
+        let mut buffer = Vec::new();
+        while let Some(mut request) = read_request(&mut stream, &mut buffer).await? {
+            let acts = self.acts(&request);
+            let mut answer = self.answer(&request, &acts);
+            for act in &acts {
+                match act {
+                    Act::Status(status) => answer = Answer::new(*status, ""),
+                    Act::Redirect(to) => answer = Answer::new(307, "").with("Location", to),
+                    Act::Body(body) => {
+                        answer.body = body.clone();
+                        if answer.headers.iter().any(|(name, _)| name == "Content-Length") {
+                            answer = answer.with("Content-Length", body.len().to_string());
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            for act in &acts {
+                match act {
+                    Act::Header(name, value) => answer = answer.with(name, value),
+                    Act::Without(name) => answer.without(name),
+                    _ => {}
+                }
+            }
+            request.status = answer.status;
+            let is_head = request.method == "HEAD";
+            lock(&self.seen).push(request);
+            for act in &acts {
+                match act {
+                    Act::Hang => std::future::pending().await,
+                    Act::Close => return Ok(()),
+                    Act::Delay(pause) => tokio::time::sleep(*pause).await,
+                    _ => {}
+                }
+            }
+            if !write(&mut stream, answer, &acts, is_head).await? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn acts(&self, request: &Seen) -> Vec<Act> {
+        let mut rules = lock(&self.rules);
+        let rule = rules
+            .iter_mut()
+            .find(|rule| rule.left > 0 && request.matches(&rule.pattern));
+        let Some(rule) = rule else { return Vec::new() };
+        if rule.left != ALWAYS {
+            rule.left -= 1;
+        }
+        rule.acts.clone()
+    }
+
+    fn answer(&self, request: &Seen, acts: &[Act]) -> Answer {
+        let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+        if path == "/token" {
+            return self.token();
+        }
+        let Some(rest) = path.strip_prefix("/v2/") else {
+            return Answer::new(404, "");
+        };
+        if let Some(refusal) = self.refusal(request, rest) {
+            return refusal;
+        }
+        for kind in ["/manifests/", "/blobs/", "/tags/", "/referrers/"] {
+            if let Some((image, reference)) = rest.rsplit_once(kind) {
+                let ranged = !acts.iter().any(|act| matches!(act, Act::IgnoreRange));
+                return match kind {
+                    "/manifests/" => self.manifest(image, reference),
+                    "/blobs/" => self.blob(image, reference, request.header("range").filter(|_| ranged)),
+                    "/tags/" => self.tags(image, query),
+                    _ => self.referrers(image, reference),
+                };
+            }
+        }
+        Answer::new(404, "")
+    }
+
+    fn token(&self) -> Answer {
+        let number = self.issued.fetch_add(1, Ordering::Relaxed);
+        let token = format!("secret-token-{number}");
+        lock(&self.valid_tokens).insert(format!("Bearer {token}"));
+        let field = lock(&self.token_field).clone();
+        let body = format!(r#"{{"{field}":"{token}","expires_in":300}}"#);
+        Answer::new(200, body).with("Content-Type", "application/json")
+    }
+
+    fn refusal(&self, request: &Seen, rest: &str) -> Option<Answer> {
+        let shown = request.header("authorization").unwrap_or_default();
+        let challenge = match lock(&self.auth).clone() {
+            Auth::Open => return None,
+            Auth::Basic { credentials } if shown == credentials => return None,
+            Auth::Bearer { valid, .. } if lock(&valid).contains(shown) => return None,
+            Auth::Basic { .. } => "Basic realm=\"test\"".to_owned(),
+            Auth::Bearer { challenge, .. } => {
+                let (image, _) = rest.rsplit_once('/')?;
+                let (image, _) = image.rsplit_once('/')?;
+                format!("{challenge},scope=\"repository:{image}:pull\"")
+            }
+        };
+        Some(Answer::new(401, "{\"errors\":[]}").with("WWW-Authenticate", challenge))
+    }
+
+    fn manifest(&self, image: &str, reference: &str) -> Answer {
+        let content = lock(&self.content);
+        let Some((bytes, media_type)) = content.manifests.get(&(image.to_owned(), reference.to_owned())) else {
+            return Answer::new(404, "{\"errors\":[{\"code\":\"MANIFEST_UNKNOWN\"}]}");
+        };
+        Answer::new(200, bytes.clone())
+            .with("Content-Type", media_type)
+            .with("Docker-Content-Digest", digest(bytes).to_string())
+    }
+
+    fn blob(&self, image: &str, reference: &str, range: Option<&str>) -> Answer {
+        let content = lock(&self.content);
+        let Some(bytes) = content.blobs.get(&(image.to_owned(), reference.to_owned())) else {
+            return Answer::new(404, "{\"errors\":[{\"code\":\"BLOB_UNKNOWN\"}]}");
+        };
+        let from = range
+            .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok())
+            .unwrap_or(0);
+        if from >= bytes.len() && from > 0 {
+            return Answer::new(416, "");
+        }
+        let answer = Answer::new(if from > 0 { 206 } else { 200 }, bytes.slice(from..));
+        let answer = answer.with("Content-Type", "application/octet-stream");
+        if from == 0 {
+            return answer;
+        }
+        answer.with(
+            "Content-Range",
+            format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()),
+        )
+    }
+
+    fn tags(&self, image: &str, query: &str) -> Answer {
+        let content = lock(&self.content);
+        let Some(tags) = content.tags.get(image) else {
+            return Answer::new(404, "{\"errors\":[{\"code\":\"NAME_UNKNOWN\"}]}");
+        };
+        // The next page's address is opaque, as Quay's is.
+        let at = query
+            .split('&')
+            .find_map(|parameter| parameter.strip_prefix("next_page=")?.parse().ok())
+            .unwrap_or(0);
+        let count = content.tags_a_page.unwrap_or(tags.len());
+        let page: Vec<String> = tags
+            .iter()
+            .skip(at)
+            .take(count)
+            .map(|tag| format!("\"{tag}\""))
+            .collect();
+        let answer = Answer::new(200, format!(r#"{{"name":"{image}","tags":[{}]}}"#, page.join(",")))
+            .with("Content-Type", "application/json");
+        if at + count >= tags.len() {
+            return answer;
+        }
+        answer.with(
+            "Link",
+            format!("</v2/{image}/tags/list?next_page={}>; rel=\"next\"", at + count),
+        )
+    }
+
+    fn referrers(&self, image: &str, subject: &str) -> Answer {
+        let content = lock(&self.content);
+        match content.referrers.get(&(image.to_owned(), subject.to_owned())) {
+            Some(index) => Answer::new(200, index.clone()).with("Content-Type", entrepot::oci::media_type::OCI_INDEX),
+            None => Answer::new(404, "404 page not found").with("Content-Type", "text/plain"),
+        }
+    }
+}
+
+async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<Option<Seen>> {
+    loop {
+        if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
+            buffer.drain(..end + 4);
+            return Ok(parse(&head));
+        }
+        assert!(buffer.len() < 64 * 1024, "a request head without end");
+        if stream.read_buf(buffer).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+fn parse(head: &str) -> Option<Seen> {
+    let mut lines = head.split("\r\n");
+    let mut first = lines.next()?.split(' ');
+    let (method, target) = (first.next()?.to_owned(), first.next()?.to_owned());
+    let headers = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    Some(Seen {
+        method,
+        target,
+        headers,
+        status: 0,
+    })
+}
+
+/// Writes an answer; false when the connection is over.
+async fn write(stream: &mut TcpStream, mut answer: Answer, acts: &[Act], is_head: bool) -> std::io::Result<bool> {
+    let measured = !acts.iter().any(|act| matches!(act, Act::Unmeasured));
+    let says_length = answer.headers.iter().any(|(name, _)| name == "Content-Length");
+    let hides_length = acts.iter().any(|act| matches!(act, Act::Without("Content-Length")));
+    if measured && !says_length && !hides_length {
+        let length = answer.body.len().to_string();
+        answer = answer.with("Content-Length", length);
+    }
+    let mut head = format!("HTTP/1.1 {} Whatever\r\n", answer.status);
+    for (name, value) in &answer.headers {
+        head.extend([name, ": ", value, "\r\n"]);
+    }
+    if !measured {
+        head.push_str("Connection: close\r\n");
+    }
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    if is_head {
+        return Ok(measured);
+    }
+    write_body(stream, &answer.body, acts)
+        .await
+        .map(|whole| whole && measured)
+}
+
+async fn write_body(stream: &mut TcpStream, body: &[u8], acts: &[Act]) -> std::io::Result<bool> {
+    let mut piece = PIECE;
+    let mut pause = None;
+    let mut stops: Vec<(usize, Option<Gate>)> = Vec::new();
+    for act in acts {
+        match act {
+            Act::CutAfter(at) => stops.push((*at, None)),
+            Act::HoldAfter(at, gate) => stops.push((*at, Some(gate.clone()))),
+            Act::Trickle(bytes, every) => (piece, pause) = (*bytes, Some(*every)),
+            _ => {}
+        }
+    }
+    let mut written = 0;
+    loop {
+        for (at, gate) in &stops {
+            match gate {
+                _ if *at != written => {}
+                Some(gate) => gate.wait().await,
+                None => {
+                    stream.shutdown().await?;
+                    return Ok(false);
+                }
+            }
+        }
+        if written == body.len() {
+            return Ok(true);
+        }
+        let next_stop = stops.iter().map(|(at, _)| *at).filter(|at| *at > written).min();
+        let end = (written + piece).min(body.len()).min(next_stop.unwrap_or(usize::MAX));
+        stream.write_all(&body[written..end]).await?;
+        written = end;
+        if let Some(pause) = pause {
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+/// A remote in front of a server, with the patience of a test.
+pub fn remote(server: &Server) -> entrepot::config::RemoteConfig {
+    entrepot::config::RemoteConfig {
+        url: server.url().parse().unwrap(),
+        credentials: None,
+        token_realms: Vec::new(),
+        insecure: false,
+        tag_ttl: Duration::from_secs(300),
+        revalidate_timeout: Duration::from_millis(300),
+        stale_if_error: None,
+        connect_timeout: Duration::from_secs(2),
+        first_byte_timeout: Duration::from_secs(2),
+        idle_timeout: Duration::from_secs(1),
+        connections: 8,
+    }
+}
+
+/// Credentials that no other host may ever see.
+pub fn credentials() -> entrepot::config::Credentials {
+    entrepot::config::Credentials {
+        username: "ada".to_owned(),
+        password: entrepot::config::Secret::new("lovelace"),
+    }
+}
+
+/// A port in front of a server that speaks TLS, with a certificate that nobody vouches for. Ends with the set.
+pub async fn behind_tls(server: &Server) -> (String, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let address = server.shared.address;
+    let mut running = JoinSet::new();
+    running.spawn(async move {
+        while let Ok((outside, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut outside = acceptor.accept(outside).await?;
+                let mut inside = TcpStream::connect(address).await?;
+                tokio::io::copy_bidirectional(&mut outside, &mut inside).await
+            });
+        }
+    });
+    (url, running)
+}
