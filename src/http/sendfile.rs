@@ -1,12 +1,12 @@
 //! Files as bodies: sent by the kernel from its page cache where that is possible, read and written elsewhere.
 //!
 //! hyper knows only bytes. So for a connection that can, a [`FileBody`] hands out slices of one static placeholder
-//! instead, and notes the range of the file that each stands for in the connection's [`Lane`]. Where hyper writes such a
+//! instead, and notes the range of the file that each stands for in the connection's `Lane`. Where hyper writes such a
 //! slice to the socket, the lane knows it by its address and sends the file's range in its place. No byte of the
 //! placeholder is ever sent, or read.
 //!
 //! Why a client can never get a placeholder's bytes:
-//! - Only a connection's outermost body leads the way ([`Way::lead`]), while hyper polls it: who polls a `FileBody`
+//! - Only a connection's outermost body leads the way (`Way::lead`), while hyper polls it: who polls a `FileBody`
 //!   anywhere else, or on a connection with TLS or HTTP/2, gets the file's bytes.
 //! - Should hyper, or a layer around a body, copy a slice, then bytes are to be written while the lane still owes a
 //!   range, and the range's slice, at exactly the address and length that are owed, is not there to follow them. That

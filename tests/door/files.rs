@@ -9,6 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::response::Response;
 use axum::{Router, routing};
 use entrepot::http::sendfile::FileBody;
+use entrepot::http::serve::Patience;
 use entrepot::http::tls::Tls;
 use futures_util::future::join_all;
 use http::Request;
@@ -108,7 +109,12 @@ async fn open(file: &File, tls: Option<Tls>) -> Site {
                 body.collect().await.expect("read").to_bytes()
             }),
         );
-    Site::open_with(100, PATIENT, tls, router).await
+    // Those who stall here do it for as long as the others take, which is not what is measured.
+    let patience = Patience {
+        stall: 20 * LONG,
+        ..PATIENT
+    };
+    Site::open_with(100, patience, tls, router).await
 }
 
 fn request(method: &str, path: &str, way: &str, (from, length): (usize, usize), version: &str) -> String {
@@ -139,7 +145,8 @@ async fn read(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>, head_
         while buffer.len() < length {
             assert!(stream.read_buf(buffer).await.expect("read") > 0, "cut within a body");
         }
-        return (head, buffer.drain(..length).collect());
+        let rest = buffer.split_off(length);
+        return (head, std::mem::replace(buffer, rest));
     }
     loop {
         let line = loop {
@@ -278,22 +285,22 @@ async fn readers_that_stall_or_vanish_disturb_nobody() {
         stream
     }));
     let mut stalled = stalled.await;
-    let vanishing = join_all((0..60).map(async |number| {
+    let vanishing = join_all((0..30).map(async |number| {
         let mut stream = site.connect().await;
         stream.write_all(twice.as_bytes()).await.expect("sent");
-        let mut some = vec![0; number * 100_000];
+        let mut some = vec![0; number * 200_000];
         stream.read_exact(&mut some).await.expect("read");
     }));
     let others = join_all((0..4).map(async |_| {
         let mut stream = site.connect().await;
         let mut buffer = Vec::new();
-        for _ in 0..20 {
+        for _ in 0..10 {
             stream.write_all(wanted.as_bytes()).await.expect("sent");
             let (_, body) = read(&mut stream, &mut buffer, false).await;
             assert_eq!(sum(&body), sum(&blob.content));
         }
     }));
-    timeout(3 * LONG, async { tokio::join!(vanishing, others) })
+    timeout(6 * LONG, async { tokio::join!(vanishing, others) })
         .await
         .expect("in time");
     site.until_open(stalled.len()).await;
