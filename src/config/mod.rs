@@ -1,10 +1,31 @@
 //! `repositories.yml`, read and checked: plain data that every room may read.
 //!
-//! A leaf but for the words of [`crate::oci`]: it knows no other room and starts nothing. `file` is the YAML as
-//! written, `check` turns it into the types below or into problems with file, line and column.
+//! A leaf but for the words of [`crate::oci`]: it knows no other room and starts nothing.
+//!
+//! On the way from a text to the types below: `locate` reads YAML into a tree of `node`s with places, `environment`
+//! adds what the environment says, `read` fills the structures of `file` (the YAML as written), and `check` turns them
+//! into what is meant. Nothing stops at a mistake; `findings` collects them, and [`Problem`] is one of them with file,
+//! line and column.
 
+mod check;
+mod environment;
+mod file;
+mod findings;
+mod load;
+mod locate;
+mod node;
+mod problem;
+mod read;
+mod scalar;
+mod scan;
+mod schema;
 pub mod secret;
+mod units;
 
+pub use environment::Environment;
+pub use load::{EMBEDDED, Loaded, load, load_text};
+pub use problem::{Place, Problem};
+pub use schema::schema;
 pub use secret::Secret;
 
 use std::collections::BTreeMap;

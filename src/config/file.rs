@@ -1,0 +1,391 @@
+//! `repositories.yml` as it is written: one structure for each mapping, one field for each key that works.
+//!
+//! The one place to add a key: its field here gives it a type, a description and a line in the schema. What it means
+//! is said in [`check`](super::check). Keys that will come are in [`NOT_YET`]; they are refused, never ignored.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::findings::Finding;
+use super::node::{Content, Node};
+use super::problem::nearest;
+use super::read::{Entries, Field, OneOrMore};
+use super::scalar::{Address, Authority, Count, Host, Patience, Size, Time, Timeout, Upstream};
+use super::schema;
+use super::units::excerpt;
+
+/// Which repositories there are, and how they are served.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "repositories.yml", extend("required" = ["repositories"]))]
+pub(super) struct Written {
+    /// How and where the server listens.
+    pub(super) server: Field<Server>,
+    /// Where and how images are kept.
+    pub(super) storage: Field<Storage>,
+    /// Who may do what. Without this section everybody may do everything, and the server listens on loopback
+    /// addresses only.
+    pub(super) auth: Field<Auth>,
+    /// What holds for every remote repository that does not say otherwise.
+    pub(super) defaults: Field<Defaults>,
+    /// The repositories by key: the first part of an image's name.
+    pub(super) repositories: Field<Entries<Repository>>,
+    /// The repository that a name belongs to when it begins with no key.
+    pub(super) default: Field<String>,
+}
+
+/// How and where the server listens.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Server {
+    /// Where to listen: an address, or a list of them.
+    #[schemars(extend("default" = "127.0.0.1:5000"))]
+    pub(super) listen: Field<OneOrMore<Listen>>,
+    /// An address of its own for `/metrics`, which is then no longer on the main one.
+    pub(super) metrics: Field<Address>,
+    /// Makes every connection TLS.
+    pub(super) tls: Field<Tls>,
+    /// What clients may cost.
+    pub(super) limits: Field<Limits>,
+    /// How long running requests may go on after the server was asked to stop.
+    #[schemars(extend("default" = "60s"))]
+    pub(super) drain: Field<Time>,
+}
+
+/// An address to listen on.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["address"]), transform = schema::or_text)]
+pub(super) struct Listen {
+    /// IP address and port.
+    pub(super) address: Field<Address>,
+    /// The repository that this address is, for names that begin with no key.
+    pub(super) repository: Field<String>,
+}
+
+/// A certificate and its key, in PEM files that are read again when they change.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["cert", "key"]))]
+pub(super) struct Tls {
+    /// The certificate chain, the server's own first.
+    pub(super) cert: Field<String>,
+    /// The private key.
+    pub(super) key: Field<String>,
+}
+
+/// What clients may cost.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Limits {
+    /// The longest manifest, pushed or fetched.
+    #[schemars(extend("default" = "4MiB"))]
+    pub(super) manifest: Field<Size>,
+    /// The longest blob that may be pushed.
+    #[schemars(extend("default" = "100GiB"))]
+    pub(super) upload: Field<Size>,
+    /// How many uploads may be open at once.
+    #[schemars(extend("default" = 1000))]
+    pub(super) uploads: Field<Count>,
+    /// How long an upload may lie untouched before it is thrown away.
+    #[schemars(extend("default" = "24h"))]
+    pub(super) upload_idle: Field<Timeout>,
+    /// How many connections may be open at once.
+    #[schemars(extend("default" = 4096))]
+    pub(super) connections: Field<Count>,
+    /// How long a client may take to send the headers of a request.
+    #[schemars(extend("default" = "10s"))]
+    pub(super) header_timeout: Field<Timeout>,
+}
+
+/// Where and how images are kept.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Storage {
+    /// The directory for blobs and records; a relative one is relative to this file.
+    #[schemars(extend("default" = "./data"))]
+    pub(super) path: Field<String>,
+}
+
+/// Who may do what.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Auth {
+    /// What somebody may do who has not said who they are.
+    #[schemars(extend("default" = "none"))]
+    pub(super) anonymous: Field<Anonymous>,
+}
+
+/// What somebody may do who has not said who they are.
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Anonymous {
+    /// Nothing.
+    None,
+    /// Pull.
+    Pull,
+    /// Pull, push and delete.
+    All,
+}
+
+/// What holds for every remote repository that does not say otherwise.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Defaults {
+    /// How long a tag is served without asking upstream.
+    #[schemars(extend("default" = "5m"))]
+    pub(super) tag_ttl: Field<Time>,
+    /// How long a client waits for that question; then the copy is served and the question goes on.
+    #[schemars(extend("default" = "1s"))]
+    pub(super) revalidate_timeout: Field<Time>,
+    /// How long past `tag_ttl` a tag is served while upstream fails, or `forever`.
+    #[schemars(extend("default" = "forever"))]
+    pub(super) stale_if_error: Field<Patience>,
+    /// For a connection to upstream and its TLS handshake.
+    #[schemars(extend("default" = "3s"))]
+    pub(super) connect_timeout: Field<Timeout>,
+    /// From a request to the first byte of its answer.
+    #[schemars(extend("default" = "15s"))]
+    pub(super) first_byte_timeout: Field<Timeout>,
+    /// The longest pause within an answer.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) idle_timeout: Field<Timeout>,
+    /// How many requests to one upstream may be under way at once.
+    #[schemars(extend("default" = 32))]
+    pub(super) connections: Field<Count>,
+}
+
+/// A repository; its `type` says which keys it has.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(tag = "type")]
+pub(super) enum Repository {
+    /// Images that are pushed here.
+    Local(Local),
+    /// A pull-through cache of one upstream registry.
+    Remote(Box<Remote>),
+    /// An ordered list of other repositories behind one key.
+    Virtual(Virtual),
+}
+
+/// The enum whose variant is said by a key, and that key. serde's own `tag` would lose where things stand.
+pub(super) const TYPED: &str = "Repository";
+pub(super) const TYPE: &str = "type";
+
+/// Images that are pushed here.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Local {
+    /// Whether manifests, tags and blobs can be deleted.
+    #[schemars(extend("default" = true))]
+    pub(super) allow_delete: Field<bool>,
+    /// Whether a manifest may be pushed before all that it refers to.
+    #[schemars(extend("default" = false))]
+    pub(super) allow_sparse: Field<bool>,
+}
+
+/// A pull-through cache of one upstream registry.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["url"]))]
+pub(super) struct Remote {
+    /// The upstream registry. A path after the host is a prefix of every image name there.
+    pub(super) url: Field<Upstream>,
+    /// The user and password that the upstream lets us in with.
+    pub(super) credentials: Field<Credentials>,
+    /// Hosts, besides the upstream's own, that may be shown the credentials.
+    pub(super) token_realms: Field<Vec<Field<Authority>>>,
+    /// Allows an `http://` url and certificates that do not verify.
+    #[schemars(extend("default" = false))]
+    pub(super) insecure: Field<bool>,
+    /// How long a tag is served without asking upstream.
+    pub(super) tag_ttl: Field<Time>,
+    /// How long a client waits for that question; then the copy is served and the question goes on.
+    pub(super) revalidate_timeout: Field<Time>,
+    /// How long past `tag_ttl` a tag is served while upstream fails, or `forever`.
+    pub(super) stale_if_error: Field<Patience>,
+    /// For a connection to upstream and its TLS handshake.
+    pub(super) connect_timeout: Field<Timeout>,
+    /// From a request to the first byte of its answer.
+    pub(super) first_byte_timeout: Field<Timeout>,
+    /// The longest pause within an answer.
+    pub(super) idle_timeout: Field<Timeout>,
+    /// How many requests to this upstream may be under way at once.
+    pub(super) connections: Field<Count>,
+}
+
+/// A user and a password; the password is here or in a file.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["username"]))]
+pub(super) struct Credentials {
+    /// The user.
+    pub(super) username: Field<String>,
+    /// The password; better `${NAME}` than the password itself.
+    pub(super) password: Field<String>,
+    /// A file with the password and nothing else; a relative path is relative to this file.
+    pub(super) password_file: Field<String>,
+}
+
+/// An ordered list of other repositories behind one key.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["members"]))]
+pub(super) struct Virtual {
+    /// The repositories that are asked, in this order.
+    pub(super) members: Field<Vec<Field<Member>>>,
+    /// The member that pushes go to: a local repository, or a virtual one that has a `push_to`.
+    pub(super) push_to: Field<String>,
+    /// Host names that are this repository.
+    pub(super) hosts: Field<Vec<Field<Host>>>,
+    /// The upstream hosts, as clients send them in `?ns=`, that it answers for besides those of its remotes.
+    pub(super) serves: Field<Vec<Field<Authority>>>,
+}
+
+/// A member of a virtual repository.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["repository"]), transform = schema::or_text)]
+pub(super) struct Member {
+    /// The key of the repository.
+    pub(super) repository: Field<String>,
+    /// An image that lives in this member is never looked up in later ones.
+    #[schemars(extend("default" = false))]
+    pub(super) priority: Field<bool>,
+}
+
+/// The structures that can be written as the value of one of their keys.
+pub(super) fn short_form(structure: &str) -> Option<&'static str> {
+    match structure {
+        "Listen" => Some("address"),
+        "Member" => Some("repository"),
+        _ => None,
+    }
+}
+
+/// What is to come, by structure. A key that has come moves from here to its structure.
+pub(super) const NOT_YET: &[(&str, &[&str])] = &[
+    ("Written", &["webhooks"]),
+    ("Server", &["external_url", "trusted_proxies"]),
+    ("Tls", &["client_ca"]),
+    ("Storage", &["blobs", "index", "min_free"]),
+    ("Auth", &["htpasswd", "tokens", "oidc", "ldap", "groups", "policies"]),
+    ("Defaults", &["negative_ttl", "fetch_parts", "prefetch_layers"]),
+    ("Local", &["immutable_tags", "quota", "retention"]),
+    (
+        "Remote",
+        &[
+            "mirrors",
+            "include",
+            "exclude",
+            "platforms",
+            "cache",
+            "rate_limit",
+            "hold",
+            "warm",
+            "proxy",
+            "ca",
+            "client_tls",
+            "allow_private",
+            "offline",
+            "negative_ttl",
+            "fetch_parts",
+            "prefetch_layers",
+        ],
+    ),
+];
+
+/// Other forms that a structure will have: a list of it, or one of these words.
+const NOT_YET_WRITTEN: &[(&str, &[&str])] = &[("Credentials", &["ecr", "ecr-public", "gcp", "azure", "docker-config"])];
+
+/// Says so when a value is a form of this structure that is to come.
+pub(super) fn later_form(structure: &str, content: &Content) -> Option<String> {
+    let (_, words) = NOT_YET_WRITTEN.iter().find(|(name, _)| *name == structure)?;
+    match content {
+        Content::Text(text) if words.contains(&text.as_str()) => Some(not_yet(&format!("`{text}`"))),
+        Content::List(_) => Some(not_yet("a list of them")),
+        _ => None,
+    }
+}
+
+fn not_yet(what: &str) -> String {
+    format!("{what} is not supported by this version yet")
+}
+
+fn later_keys(structure: &str) -> &'static [&'static str] {
+    let found = NOT_YET.iter().find(|(name, _)| *name == structure);
+    found.map_or(&[], |(_, keys)| keys)
+}
+
+/// What a structure is to the user.
+const PLACES: &[(&str, &str)] = &[
+    ("Local", "a local repository"),
+    ("Remote", "a remote repository"),
+    ("Virtual", "a virtual repository"),
+    ("Server", "`server`"),
+    ("Limits", "`server.limits`"),
+    ("Tls", "`server.tls`"),
+    ("Storage", "`storage`"),
+    ("Auth", "`auth`"),
+    ("Defaults", "`defaults`"),
+    ("Credentials", "`credentials`"),
+    ("Written", "the top level of the file"),
+];
+
+/// How many of [`PLACES`] are kinds of repositories.
+const KINDS: usize = 3;
+
+/// What is wrong with a key that its structure does not have. `terse` saves the search for what was meant.
+pub(super) fn unknown_key(key: &Node, structure: &str, fields: &[&'static str], terse: bool) -> Finding {
+    let word = key.text();
+    if later_keys(structure).contains(&word) {
+        return Finding::new(key.at, not_yet(&format!("`{word}`")));
+    }
+    if terse {
+        return Finding::new(key.at, format!("unknown key `{}`", excerpt(word)));
+    }
+    let elsewhere = PLACES.iter().position(|(other, _)| {
+        *other != structure && (later_keys(other).contains(&word) || schema::keys(other).iter().any(|key| key == word))
+    });
+    let kind = PLACES[..KINDS].iter().find(|(name, _)| *name == structure);
+    if let (Some((_, kind)), Some(owner)) = (kind, elsewhere)
+        && owner < KINDS
+    {
+        return Finding::new(key.at, format!("`{word}` means nothing for {kind}"))
+            .hint(format!("it is a key of {}", PLACES[owner].1));
+    }
+    let known = fields.iter().chain(later_keys(structure)).copied();
+    let hint = match (nearest(word, known), elsewhere) {
+        _ if word == "<<" => "mappings cannot be merged; what holds for every remote goes under `defaults`".to_owned(),
+        (Some(meant), _) => format!("did you mean `{meant}`?"),
+        (None, Some(owner)) => format!("it is a key of {}", PLACES[owner].1),
+        (None, None) => {
+            let all: Vec<_> = fields.iter().map(|field| format!("`{field}`")).collect();
+            format!("the keys here are {}", all.join(", "))
+        }
+    };
+    Finding::new(key.at, format!("unknown key `{}`", excerpt(word))).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_both_works_and_is_to_come() {
+        for (structure, keys) in NOT_YET {
+            let working = schema::keys(structure);
+            assert!(!working.is_empty(), "no structure is called {structure}");
+            for key in *keys {
+                assert!(!working.iter().any(|working| working == key), "{structure}.{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_place_is_a_structure() {
+        for (structure, _) in PLACES {
+            assert!(!schema::keys(structure).is_empty(), "{structure}");
+        }
+    }
+}
