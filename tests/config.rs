@@ -73,7 +73,7 @@ repositories.yml:9:65: expected a time such as `30s`, found a list
 repositories.yml:10:46: there is no repository `nobody`
       docker: { type: virtual, members: [images, nobody], push_to: hub }
                                                  ^
-hint: there are `circle`, `docker`, `ecr`, `hub`, `images`, `v2`
+hint: the keys are `circle`, `docker`, `ecr`, `hub`, `images`, `v2`
 
 repositories.yml:10:64: `hub` is a remote repository: nothing can be pushed to it
       docker: { type: virtual, members: [images, nobody], push_to: hub }
@@ -87,6 +87,6 @@ repositories.yml:11:38: `circle` is a member of itself
 repositories.yml:12:10: there is no repository `nothing`
     default: nothing
              ^
-hint: there are `circle`, `docker`, `ecr`, `hub`, `images`, `v2`
+hint: the keys are `circle`, `docker`, `ecr`, `hub`, `images`, `v2`
 "#);
 }

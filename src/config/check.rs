@@ -11,12 +11,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::field::{Entries, Field, OneOrMore};
 use super::file::{self, Limits, Repository, Written};
 use super::findings::{Finding, Findings};
 use super::node::At;
-use super::problem::nearest;
-use super::read::{Entries, Field};
 use super::scalar::{Count, Size, Time, Timeout};
+use super::spelling::nearest;
 use super::units::excerpt;
 use super::{
     Anonymous, AuthConfig, Config, Listen, LocalConfig, RepositoryConfig, ServerConfig, StorageConfig, TlsConfig,
@@ -118,7 +118,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn listen(&mut self, written: &Field<super::read::OneOrMore<file::Listen>>, guarded: bool) -> Vec<Listen> {
+    fn listen(&mut self, written: &Field<OneOrMore<file::Listen>>, guarded: bool) -> Vec<Listen> {
         let Some((at, entries)) = written.with_place() else {
             return vec![Listen {
                 address: LISTEN,
@@ -260,7 +260,7 @@ impl<'a> Checker<'a> {
         };
         match near {
             Some(near) => Some(format!("did you mean `{}`?", excerpt(near))),
-            None => few.then(|| format!("there are {}", all())),
+            None => few.then(|| format!("the keys are {}", all())),
         }
     }
 

@@ -6,12 +6,12 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::field::{Entries, Field, OneOrMore};
 use super::findings::Finding;
 use super::node::{Content, Node};
-use super::problem::nearest;
-use super::read::{Entries, Field, OneOrMore};
 use super::scalar::{Address, Authority, Count, Host, Patience, Size, Time, Timeout, Upstream};
 use super::schema;
+use super::spelling::nearest;
 use super::units::excerpt;
 
 /// Which repositories there are, and how they are served.
@@ -303,7 +303,7 @@ pub(super) fn later_form(structure: &str, content: &Content) -> Option<String> {
     let (_, words) = NOT_YET_WRITTEN.iter().find(|(name, _)| *name == structure)?;
     match content {
         Content::Text(text) if words.contains(&text.as_str()) => Some(not_yet(&format!("`{text}`"))),
-        Content::List(_) => Some(not_yet("a list of them")),
+        Content::List(_) => Some(not_yet(&format!("a list of {}", structure.to_lowercase()))),
         _ => None,
     }
 }

@@ -59,6 +59,14 @@ impl Finding {
         self
     }
 
+    /// Without this value of a variable in its words.
+    pub(super) fn without(mut self, value: &str) -> Self {
+        self.message = self.message.replace(&format!("`{value}`"), "its value");
+        // A hint that repeats it says too much; one that merely has a letter in common with it does not.
+        self.hint = self.hint.filter(|hint| value.len() < 4 || !hint.contains(value));
+        self
+    }
+
     pub(super) fn part(mut self, part: impl Into<String>) -> Self {
         self.part = Some(part.into());
         self

@@ -4,10 +4,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::environment::{self, Environment};
+use super::field::Field;
 use super::file::Written;
 use super::findings::Findings;
 use super::problem::{Problem, Source, end_of};
-use super::read::Field;
 use super::{Config, check, locate, read};
 
 /// What `entrepot serve` runs with when there is no file: the smallest configuration that is useful.

@@ -13,7 +13,7 @@ use super::node::{At, Content, Node};
 use super::problem::lines;
 use super::scan::scan;
 
-/// How many nodes a document may have once its aliases are written out: some thousand repositories.
+/// How many nodes a document may have, with aliases counted as what they stand for: some thousand repositories.
 const MOST_NODES: u32 = 100_000;
 
 /// Why a text is not YAML that we read.

@@ -9,10 +9,12 @@
 
 mod check;
 mod environment;
+mod field;
 mod file;
 mod findings;
 mod load;
 mod locate;
+mod mask;
 mod node;
 mod problem;
 mod read;
@@ -20,6 +22,7 @@ mod scalar;
 mod scan;
 mod schema;
 pub mod secret;
+mod spelling;
 mod units;
 
 pub use environment::Environment;

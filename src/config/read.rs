@@ -4,209 +4,28 @@
 //! reports the mistake in it and is then [`Field::Wrong`]; and keys that a structure does not have are reported and
 //! left out before serde sees them.
 
+mod mistake;
+
 use std::collections::HashMap;
-use std::fmt;
-use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
 
+use self::mistake::Mistake;
+use super::field::{FIELD, Field};
 use super::file;
 use super::findings::{Finding, Findings};
 use super::node::{At, Content, Node};
-use super::problem::nearest;
+use super::spelling::nearest;
 use super::units::excerpt;
-
-/// The value of a key, and where it stands.
-#[derive(Default)]
-pub(super) enum Field<T> {
-    /// The key is not there.
-    #[default]
-    Absent,
-    /// It has a value that is not one; that has been reported.
-    Wrong,
-    Given(At, T),
-}
-
-/// One or a list of them.
-pub(super) struct OneOrMore<T>(pub(super) Vec<Field<T>>);
-
-/// Keys that the user chose, in the order of the file, each once.
-pub(super) struct Entries<T>(pub(super) Vec<(Field<String>, Field<T>)>);
-
-impl<T> Field<T> {
-    pub(super) fn get(&self) -> Option<&T> {
-        match self {
-            Self::Given(_, value) => Some(value),
-            Self::Absent | Self::Wrong => None,
-        }
-    }
-
-    pub(super) fn with_place(&self) -> Option<(At, &T)> {
-        match self {
-            Self::Given(at, value) => Some((*at, value)),
-            Self::Absent | Self::Wrong => None,
-        }
-    }
-
-    pub(super) fn is_absent(&self) -> bool {
-        matches!(self, Self::Absent)
-    }
-}
-
-// The names by which these types ask the reader for what serde has no word for.
-const FIELD: &str = "config::Field";
-const ONE_OR_MORE: &str = "config::OneOrMore";
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Parts<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Parts<T> {
-            type Value = Field<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a place and a value")
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut parts: A) -> Result<Field<T>, A::Error> {
-                let at = parts.next_element()?.map(At::from_code);
-                let value = parts.next_element()?;
-                Ok(at
-                    .zip(value)
-                    .map_or(Field::Wrong, |(at, value)| Field::Given(at, value)))
-            }
-        }
-        deserializer.deserialize_tuple_struct(FIELD, 2, Parts(PhantomData))
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMore<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Each<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Each<T> {
-            type Value = OneOrMore<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("one or a list")
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut elements: A) -> Result<OneOrMore<T>, A::Error> {
-                let mut all = Vec::new();
-                while let Some(element) = elements.next_element()? {
-                    all.push(element);
-                }
-                Ok(OneOrMore(all))
-            }
-        }
-        deserializer.deserialize_tuple_struct(ONE_OR_MORE, 0, Each(PhantomData))
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct All<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for All<T> {
-            type Value = Entries<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("keys, each with what it stands for")
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, mut entries: A) -> Result<Entries<T>, A::Error> {
-                let mut all = Vec::new();
-                while let Some(entry) = entries.next_entry()? {
-                    all.push(entry);
-                }
-                Ok(Entries(all))
-            }
-        }
-        deserializer.deserialize_map(All(PhantomData))
-    }
-}
 
 /// Reads a document; what is wrong with it is in the findings.
 pub(super) fn read<T: for<'de> Deserialize<'de>>(root: &Node, findings: &Findings) -> Field<T> {
     // A field reports its own mistake, so there is none left to return.
     Field::deserialize(Reader::new(root, findings)).unwrap_or_default()
 }
-
-/// What is wrong with one value.
-pub(super) enum Mistake {
-    /// It has been said already.
-    Reported,
-    /// `at` is where, when that is not the place of the value itself.
-    New {
-        at: Option<At>,
-        message: String,
-        hint: Option<String>,
-    },
-}
-
-impl Mistake {
-    fn new(message: impl Into<String>, hint: Option<String>) -> Self {
-        Self::New {
-            at: None,
-            message: message.into(),
-            hint,
-        }
-    }
-}
-
-impl de::Error for Mistake {
-    /// A [`Complaint`](super::units::Complaint) has its hint in a second line.
-    fn custom<T: fmt::Display>(text: T) -> Self {
-        let text = text.to_string();
-        match text.split_once('\n') {
-            Some((message, hint)) => Self::new(message, Some(hint.to_owned())),
-            None => Self::new(text, None),
-        }
-    }
-
-    fn invalid_type(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        let expected = match expected.to_string().as_str() {
-            "a string" => "a text".to_owned(),
-            "a boolean" => "`true` or `false`".to_owned(),
-            other => other.to_owned(),
-        };
-        // What was found is not repeated: it may be a password.
-        let found = match found {
-            Unexpected::Unit => return Self::new(format!("no value: expected {expected}"), None),
-            Unexpected::Bool(_) => "`true` or `false`",
-            Unexpected::Unsigned(_) | Unexpected::Other(_) => "a number",
-            Unexpected::Str(_) => "a text",
-            Unexpected::Seq => "a list",
-            _ => "a mapping",
-        };
-        let is_word = matches!(found, "a number" | "`true` or `false`");
-        let hint = (expected == "a text" && is_word).then(|| "put it in quotes".to_owned());
-        Self::new(format!("expected {expected}, found {found}"), hint)
-    }
-
-    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        let all: Vec<_> = expected.iter().map(|name| format!("`{name}`")).collect();
-        let hint = nearest(variant, expected.iter().copied()).map(|name| format!("did you mean `{name}`?"));
-        Self::new(format!("`{}` is none of {}", excerpt(variant), all.join(", ")), hint)
-    }
-}
-
-impl fmt::Display for Mistake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Reported => f.write_str("reported"),
-            Self::New { message, .. } => f.write_str(message),
-        }
-    }
-}
-
-impl fmt::Debug for Mistake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl std::error::Error for Mistake {}
 
 /// One node, as serde wants to see it.
 #[derive(Clone, Copy)]
@@ -229,24 +48,25 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Where the value stands, or else the key that has none.
+    fn at(&self) -> At {
+        match self.node.content {
+            Content::Nothing => self.key.unwrap_or(self.node.at),
+            _ => self.node.at,
+        }
+    }
+
     /// Says what is wrong with this node.
     fn report(&self, mistake: Mistake) {
         let Mistake::New { at, message, hint } = mistake else {
             return;
         };
-        let missing = matches!(self.node.content, Content::Nothing);
-        let here = if missing {
-            self.key.unwrap_or(self.node.at)
-        } else {
-            self.node.at
-        };
-        // What the environment holds may be secret, and in the wrong place.
-        let message = match &self.node.raw {
-            Some(raw) => message.replace(&format!("`{}`", excerpt(raw)), "its value"),
-            None => message,
-        };
-        self.findings
-            .add(Finding::new(at.unwrap_or(here), message).maybe_hint(hint));
+        let mut finding = Finding::new(at.unwrap_or_else(|| self.at()), message).maybe_hint(hint);
+        if let Some(raw) = &self.node.raw {
+            // What the environment holds may be secret, and in the wrong place.
+            finding = finding.without(&excerpt(raw));
+        }
+        self.findings.add(finding);
     }
 
     /// The mistake of finding this where something else was expected.
@@ -421,10 +241,12 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         match &self.node.content {
             Content::Nothing => self.visit_entries(Vec::new(), visitor),
             Content::Map(entries) => self.visit_entries(self.known_entries(name, fields, entries), visitor),
-            Content::Text(_) if file::short_form(name).is_some() => visitor.visit_map(Short {
-                key: file::short_form(name),
-                reader: self,
-            }),
+            content if !matches!(content, Content::List(_)) && file::short_form(name).is_some() => {
+                visitor.visit_map(Short {
+                    key: file::short_form(name),
+                    reader: self,
+                })
+            }
             content => {
                 if let Some(message) = file::later_form(name, content) {
                     return Err(Mistake::new(message, None));
@@ -474,7 +296,7 @@ impl<'de> de::SeqAccess<'de> for Parts<'_> {
         self.given += 1;
         if self.given == 1 {
             return seed
-                .deserialize(self.reader.node.at.to_code().into_deserializer())
+                .deserialize(self.reader.at().to_code().into_deserializer())
                 .map(Some);
         }
         match seed.deserialize(self.reader) {

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use super::field::{Entries, Field, OneOrMore};
 use super::file::Written;
-use super::read::{Entries, Field, OneOrMore};
 
 /// The JSON Schema (draft 2020-12) of `repositories.yml`.
 pub fn schema() -> String {

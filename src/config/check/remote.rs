@@ -4,10 +4,10 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
+use super::super::field::Field;
 use super::super::file::{self, Defaults};
 use super::super::findings::Finding;
 use super::super::node::At;
-use super::super::read::Field;
 use super::super::{Credentials, RemoteConfig, Secret};
 use super::{Checker, count, describe, time, timeout};
 
@@ -131,31 +131,26 @@ impl Checker<'_> {
     }
 
     fn password_from(&mut self, at: At, path: &str) -> Option<Secret> {
-        let path = self.file(at, path);
-        match read_password(&path) {
-            Ok(password) => Some(Secret::new(password)),
-            // That it cannot be opened has been said.
-            Err(error) if std::fs::File::open(&path).is_err() => {
-                drop(error);
-                None
-            }
-            Err(error) => {
-                self.problem(Finding::new(
-                    at,
-                    format!("cannot read {}: {}", path.display(), describe(&error)),
-                ));
-                None
-            }
+        let path = self.path(path);
+        let password = read_password(&path);
+        if let Err(error) = &password {
+            self.problem(Finding::new(
+                at,
+                format!("cannot read {}: {}", path.display(), describe(error)),
+            ));
         }
+        self.files.push(path);
+        password.ok().map(Secret::new)
     }
 }
 
 /// The contents of a file without the line end that editors and `echo` leave.
 fn read_password(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
-    std::fs::File::open(path)?
-        .take(LONGEST_PASSWORD)
-        .read_to_string(&mut text)?;
+    let file = std::fs::File::open(path)?;
+    if file.take(LONGEST_PASSWORD + 1).read_to_string(&mut text)? as u64 > LONGEST_PASSWORD {
+        return Err(std::io::Error::other("it is too long for a password"));
+    }
     let end = text.strip_suffix('\n').unwrap_or(&text);
     Ok(end.strip_suffix('\r').unwrap_or(end).to_owned())
 }

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::super::field::Field;
 use super::super::file;
 use super::super::findings::Finding;
 use super::super::node::At;
-use super::super::read::Field;
 use super::super::units::excerpt;
 use super::super::{MemberConfig, VirtualConfig};
 use super::{Checker, Kind};
@@ -53,44 +53,36 @@ impl<'a> Checker<'a> {
         all
     }
 
-    /// The public registry can serve an image of the same name, unless a local member has the last word on its names.
+    /// Upstream, anybody can publish an image under a name of ours, unless the local member has the last word on it:
+    /// it must come first and have priority.
     fn warn_of_confusion(&self, at: At, written: &'a file::Virtual) {
-        let members = || written.members.get().into_iter().flatten().filter_map(Field::get);
-        let kind = |member: &file::Member| {
-            member
-                .repository
-                .get()
-                .and_then(|key| self.kinds.get(key.as_str()).copied())
-        };
-        let is_remote = |member: &file::Member| matches!(kind(member), Some(Kind::Remote));
-        let Some(first_remote) = members().position(is_remote) else {
+        let members = written.members.get().into_iter().flatten().filter_map(Field::get);
+        let named = members
+            .filter_map(|member| Some((member.repository.get()?.as_str(), member.priority.get() == Some(&true))));
+        let known: Vec<_> = named
+            .filter_map(|(key, priority)| Some((key, priority, *self.kinds.get(key)?)))
+            .collect();
+        let Some(remote_index) = known.iter().position(|(.., kind)| matches!(kind, Kind::Remote)) else {
             return;
         };
-        for (index, member) in members().enumerate() {
-            let has_priority = member.priority.get().is_some_and(|priority| *priority);
-            let name = member.repository.get().map_or("", String::as_str);
-            if !matches!(kind(member), Some(Kind::Local)) || (has_priority && index < first_remote) {
-                continue;
-            }
-            let remote = members().nth(first_remote).and_then(|member| member.repository.get());
-            let remote = excerpt(remote.map_or("", String::as_str));
-            let (name, first) = (excerpt(name), if has_priority { "first, as " } else { "" });
-            self.problem(
-                Finding::warning(
-                    at,
-                    format!("`{remote}` can answer for an image that was meant to come from `{name}`"),
-                )
-                .hint(format!(
-                    "list {first}`{{ repository: {name}, priority: true }}`{}",
-                    if index < first_remote {
-                        ""
-                    } else {
-                        " before every remote"
-                    }
-                )),
-            );
-            return;
-        }
+        let exposed = known
+            .iter()
+            .enumerate()
+            .find(|(index, (_, priority, kind))| matches!(kind, Kind::Local) && !(*priority && *index < remote_index));
+        let Some((index, (local, ..))) = exposed else { return };
+        let (local, remote) = (excerpt(local), excerpt(known[remote_index].0));
+        let order = if index < remote_index {
+            "it"
+        } else {
+            "it before every remote,"
+        };
+        self.problem(
+            Finding::warning(
+                at,
+                format!("`{remote}` can answer for an image that was meant to come from `{local}`"),
+            )
+            .hint(format!("list {order} as `{{ repository: {local}, priority: true }}`")),
+        );
     }
 
     fn push_to(&self, at: At, key: &str, written: &file::Virtual) {
