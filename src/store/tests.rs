@@ -1,6 +1,7 @@
 //! The store on a real disk.
 
 mod images;
+mod indexing;
 mod uploading;
 
 use super::*;
