@@ -2,6 +2,7 @@
 
 mod images;
 mod indexing;
+mod model;
 mod uploading;
 
 use super::*;
