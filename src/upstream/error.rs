@@ -90,7 +90,7 @@ impl Error {
     pub const fn is_interruption(&self) -> bool {
         matches!(
             self,
-            Self::Broken(_) | Self::Unreachable(_) | Self::Timeout(_) | Self::Failing { .. }
+            Self::Broken(_) | Self::Unreachable(_) | Self::Timeout(_) | Self::Busy | Self::Failing { .. }
         )
     }
 }

@@ -1,0 +1,294 @@
+//! Between one upstream and the store: fetched once, kept, served to many.
+//!
+//! What is stored under a digest is served without asking anybody. What a tag means is asked for when the copy is past
+//! its time, and only for a moment: an upstream that does not answer delays nobody who could be served from here. What
+//! is not here is fetched by one task for all who want it, and kept only if it is what it should be.
+//!
+//! A blob that another image brought here is no blob of this image's before the upstream has said so: whether content
+//! exists is a secret of the images that have it.
+//!
+//! Start reading at [`PullThrough`]; the policy is in `manifests` and `blobs`.
+
+mod blobs;
+mod download;
+mod error;
+mod flight;
+mod freshness;
+mod lists;
+mod manifests;
+mod outage;
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use moka::sync::Cache;
+
+use crate::config::RemoteConfig;
+use crate::oci::{Descriptor, Digest, ImageName, Manifest, Reference, RepositoryKey, Tag};
+use crate::store::{self, BlobFile, Store};
+use crate::telemetry::Metrics;
+use crate::upstream::{self, Upstream};
+use blobs::Fetch;
+use flight::{Flight, Flights};
+use freshness::Freshness;
+use manifests::Told;
+use outage::Outage;
+
+pub use crate::telemetry::metrics::Outcome;
+pub use download::Follower;
+pub use error::Error;
+
+/// How many sizes that manifests gave for blobs are remembered.
+const SIZES: u64 = 20_000;
+
+/// An answer, and how it came about.
+#[derive(Clone, Debug)]
+pub struct Cached<T> {
+    /// The answer.
+    pub value: T,
+    /// How it came about.
+    pub outcome: Outcome,
+    /// How long ago upstream said so.
+    pub age: Duration,
+    /// Why it may not be the latest, in printable ASCII.
+    pub warning: Option<String>,
+}
+
+impl<T> Cached<T> {
+    const fn now(value: T, outcome: Outcome) -> Self {
+        Self {
+            value,
+            outcome,
+            age: Duration::ZERO,
+            warning: None,
+        }
+    }
+
+    const fn hit(value: T) -> Self {
+        Self::now(value, Outcome::Hit)
+    }
+
+    const fn miss(value: T) -> Self {
+        Self::now(value, Outcome::Miss)
+    }
+}
+
+/// A blob that can be served.
+#[derive(Debug)]
+pub enum Blob {
+    /// It is here.
+    Stored(BlobFile),
+    /// It is on its way.
+    Arriving(Follower),
+}
+
+impl Blob {
+    /// How long it is, if that is known.
+    pub const fn size(&self) -> Option<u64> {
+        match self {
+            Self::Stored(file) => Some(file.size),
+            Self::Arriving(follower) => follower.total(),
+        }
+    }
+}
+
+/// A remote: one upstream, and what is stored of it. Cheap to clone.
+#[derive(Clone)]
+pub struct PullThrough(Arc<Inner>);
+
+struct Inner {
+    key: RepositoryKey,
+    store: Store,
+    upstream: Upstream,
+    host: Arc<str>,
+    metrics: Arc<Metrics>,
+    freshness: Freshness,
+    revalidate_timeout: Duration,
+    /// For tasks that outlive the request that began them.
+    myself: Weak<Self>,
+    outage: Outage,
+    questions: Flights<(ImageName, Reference), Flight<Result<Told, Error>>>,
+    fetches: Flights<Digest, Fetch>,
+    /// What an image's manifests say about the length of its blobs.
+    sizes: Cache<(ImageName, Digest), u64>,
+}
+
+impl PullThrough {
+    /// The remote of this key. Asks nothing yet.
+    pub fn new(
+        key: &RepositoryKey,
+        config: &RemoteConfig,
+        manifest_limit: u64,
+        store: Store,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, upstream::Error> {
+        let upstream = Upstream::new(key, config, manifest_limit, Arc::clone(&metrics))?;
+        Ok(Self(Arc::new_cyclic(|myself| Inner {
+            key: key.clone(),
+            store,
+            host: upstream.host().into(),
+            upstream,
+            metrics,
+            freshness: Freshness::new(config),
+            revalidate_timeout: config.revalidate_timeout,
+            myself: Weak::clone(myself),
+            outage: Outage::default(),
+            questions: Flights::default(),
+            fetches: Flights::default(),
+            sizes: Cache::new(SIZES),
+        })))
+    }
+
+    /// The upstream's `host[:port]`.
+    pub fn host(&self) -> &str {
+        &self.0.host
+    }
+
+    /// The `?ns=` hosts that it stands for.
+    pub fn namespaces(&self) -> Vec<&str> {
+        self.0.upstream.namespaces()
+    }
+
+    /// A manifest: by digest what is stored, or else fetched; by tag what upstream says it means, or said not long ago,
+    /// or, while it does not answer, said last.
+    pub async fn manifest(&self, image: &ImageName, reference: &Reference) -> Answer<Manifest> {
+        self.0.manifest(&self.0.upstream.canonical(image), reference).await
+    }
+
+    /// A manifest, if it is stored, however old. Asks nobody.
+    pub async fn cached_manifest(&self, image: &ImageName, reference: &Reference) -> Answer<Manifest> {
+        self.0
+            .cached_manifest(&self.0.upstream.canonical(image), reference)
+            .await
+    }
+
+    /// A blob: what is stored and known to be this image's, or else on its way. The answer comes once upstream has begun
+    /// to answer, so that its refusal can still be told as one.
+    pub async fn blob(&self, image: &ImageName, digest: &Digest) -> Answer<Blob> {
+        self.0.blob(&self.0.upstream.canonical(image), digest).await
+    }
+
+    /// A blob, if it is stored and known to be this image's. Asks nobody.
+    pub async fn cached_blob(&self, image: &ImageName, digest: &Digest) -> Answer<Blob> {
+        let file = self.0.here(&self.0.upstream.canonical(image)).blob(digest).await?;
+        Ok(file.map(|file| Cached::hit(Blob::Stored(file))))
+    }
+
+    /// How long a blob is. Fetches nothing.
+    pub async fn blob_size(&self, image: &ImageName, digest: &Digest) -> Answer<u64> {
+        self.0.blob_size(&self.0.upstream.canonical(image), digest).await
+    }
+
+    /// All tags of an image: upstream's, or, if it does not answer, those that are stored.
+    pub async fn tags(&self, image: &ImageName) -> Answer<Vec<Tag>> {
+        self.0.tags(&self.0.upstream.canonical(image)).await
+    }
+
+    /// What refers to a manifest: what upstream knows and what is stored. Never `None`.
+    pub async fn referrers(&self, image: &ImageName, subject: &Digest) -> Answer<Vec<Descriptor>> {
+        self.0.referrers(&self.0.upstream.canonical(image), subject).await
+    }
+
+    /// Whether anything of an image is stored.
+    pub async fn holds(&self, image: &ImageName) -> Result<bool, Error> {
+        Ok(self.0.here(&self.0.upstream.canonical(image)).exists().await?)
+    }
+}
+
+/// What every question to a remote is answered.
+pub type Answer<T> = crate::oci::Answer<Cached<T>, Error>;
+
+impl fmt::Debug for PullThrough {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PullThrough({} from {})", self.0.key, self.0.host)
+    }
+}
+
+impl Inner {
+    /// An image as it is stored.
+    fn here(&self, image: &ImageName) -> store::Image {
+        self.store.image(&self.key, image)
+    }
+
+    /// What an upstream's answer says about the upstream itself.
+    fn judge<T>(&self, answer: Result<T, upstream::Error>) -> Result<T, Error> {
+        match &answer {
+            Ok(_) => {
+                if self.outage.ended() {
+                    tracing::info!(repository = %self.key, upstream = &*self.host, "the upstream answers again");
+                }
+            }
+            Err(error) if error.is_outage() => self.notice(&error.to_string(), error.retry_after()),
+            Err(_) => {}
+        }
+        answer.map_err(|source| self.wrap(source))
+    }
+
+    fn wrap(&self, source: upstream::Error) -> Error {
+        Error::Upstream {
+            host: Arc::clone(&self.host),
+            source,
+        }
+    }
+
+    fn lie(&self, what: &str) -> Error {
+        self.wrap(upstream::Error::Lies(what.to_owned()))
+    }
+
+    /// Notes that the upstream is in trouble, and has somebody look after it.
+    fn notice(&self, why: &str, retry_after: Option<Duration>) {
+        let Some(number) = self.outage.noticed(why.to_owned()) else {
+            return;
+        };
+        tracing::warn!(
+            repository = %self.key,
+            upstream = &*self.host,
+            why,
+            "the upstream is in trouble: tags are served from what is stored until it answers"
+        );
+        tokio::spawn(Self::probe(Weak::clone(&self.myself), number, retry_after));
+    }
+
+    /// Asks now and then until the upstream answers, or nobody uses this any more.
+    async fn probe(myself: Weak<Self>, number: u64, retry_after: Option<Duration>) {
+        for pause in outage::pauses(retry_after) {
+            tokio::time::sleep(pause).await;
+            let Some(inner) = myself.upgrade() else { return };
+            let Some((image, tag)) = inner.outage.question(number) else {
+                // Over; or nobody waits for its end, and the next who asks may find out.
+                return inner.outage.give_up(number);
+            };
+            let question = inner.question(&image, &Reference::Tag(tag));
+            drop(inner);
+            if let Ok((flight, _)) = question {
+                // What it finds out, it notes itself.
+                flight.landed().await;
+            }
+        }
+        if let Some(inner) = myself.upgrade() {
+            inner.outage.give_up(number);
+        }
+    }
+
+    fn told(&self, why: &str, age: Option<Duration>) -> String {
+        let age = match age {
+            Some(age) => format!("{} s ago", age.as_secs()),
+            None => "an unknown time ago".to_owned(),
+        };
+        printable(&format!("{} {why}; this is what it said {age}", self.host))
+    }
+}
+
+/// A text that can stand in a header: what an upstream made of it must not end the header.
+fn printable(text: &str) -> String {
+    text.chars()
+        .take(300)
+        .map(|c| match c {
+            '"' => '\'',
+            '\\' => '/',
+            ' '..='~' => c,
+            _ => '?',
+        })
+        .collect()
+}
