@@ -1,2 +1,7 @@
 //! The `entrepot` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    entrepot::cli::run()
+}

@@ -1,8 +1,59 @@
 //! The front door: the only room that knows HTTP's framework.
 //!
-//! [`serve`] accepts connections and bounds what each may cost, [`tls`] holds the certificate, [`sendfile`] is how a
-//! file leaves.
+//! [`serve`] accepts connections and bounds what each may cost, [`tls`] holds the certificate, [`sendfile`] is how a file
+//! leaves. [`routes`] is the table, `dispatch` turns a request line into an
+//! [`Operation`](crate::oci::Operation), asks who may, and hands it to `pull`, `push` or `list`. Those translate, call
+//! one method of a repository, and translate back. `error` is the one place where a failure becomes a status.
 
+mod body;
+mod dispatch;
+mod error;
+pub mod healthcheck;
+mod list;
+mod probes;
+mod pull;
+mod push;
+pub mod routes;
 pub mod sendfile;
 pub mod serve;
+pub mod site;
 pub mod tls;
+
+use std::fmt;
+
+use http::HeaderMap;
+
+/// The header that carries a request's id.
+const REQUEST_ID: &str = "x-request-id";
+
+/// What a request is called in the answer, the log and an error.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestId(String);
+
+impl RequestId {
+    /// The client's, when it is sane; else a new one. It ends up in headers and logs, so only plain letters, digits and
+    /// `.`, `_`, `-` are taken over, and no more than 128 of them.
+    fn of(headers: &HeaderMap) -> Self {
+        let sane = |text: &&str| {
+            (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        };
+        let given = headers
+            .get(REQUEST_ID)
+            .and_then(|value| value.to_str().ok())
+            .filter(sane);
+        given.map_or_else(
+            || Self(uuid::Uuid::new_v4().simple().to_string()),
+            |text| Self(text.to_owned()),
+        )
+    }
+
+    fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -62,18 +62,10 @@ impl Image {
         .await
     }
 
-    /// Whether it has any manifest.
+    /// Whether anything of it is here: a manifest, or a blob of one that is still being pushed.
     pub async fn exists(&self) -> Result<bool, Error> {
-        self.read(|image| {
-            Ok(image
-                .inner
-                .records
-                .revisions(&image.place)?
-                .next()
-                .transpose()?
-                .is_some())
-        })
-        .await
+        self.read(|image| image.inner.records.holds_anything(&image.place))
+            .await
     }
 
     /// The size of a blob that may be read in this image.

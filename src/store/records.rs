@@ -157,6 +157,30 @@ impl Records {
         self.linked(self.layout.layers(place))
     }
 
+    /// Whether the image has a manifest or a blob. Looks no further than the first, however many there are.
+    pub(super) fn holds_anything(&self, place: &Place) -> Result<bool, Error> {
+        for directory in [self.layout.revisions(place), self.layout.layers(place)] {
+            for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+                let below = directory.join(algorithm.as_str());
+                let entries = match fs::read_dir(&below) {
+                    Ok(entries) => entries,
+                    Err(error) if is_absence(&error) => continue,
+                    Err(error) => return Err(Error::disk(&below)(error)),
+                };
+                for entry in entries {
+                    let name = entry.map_err(Error::disk(&below))?.file_name();
+                    let digest = name.to_str().and_then(|hex| format!("{algorithm}:{hex}").parse().ok());
+                    if let Some(digest) = digest
+                        && self.holds(&linked(directory.clone(), &digest), &digest)?
+                    {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// The digests that have a sound link below a directory. The links are read as they are asked for.
     fn linked(&self, directory: PathBuf) -> Result<impl Iterator<Item = Result<Digest, Error>>, Error> {
         let mut named = Vec::new();

@@ -1,0 +1,297 @@
+//! The composition root: a checked configuration in, a running server out. A reload builds everything anew beside what
+//! runs, and swaps only when all of it could be built.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::access::Access;
+use crate::config::{self, Config, Environment, Listen, Loaded, Problem};
+use crate::http::routes;
+use crate::http::serve::Door;
+use crate::http::site::{Front, Site};
+use crate::http::tls::Tls;
+use crate::oci::{Algorithm, Digest};
+use crate::repository::Repositories;
+use crate::store::{Options, Store};
+use crate::telemetry::Metrics;
+
+/// How often the configuration's files are compared with what runs. Their content is: watching misses the symbolic
+/// link that a Kubernetes `ConfigMap` swaps, and times of change lie.
+const WATCH: Duration = Duration::from_secs(5);
+/// How often uploads that nobody goes on with are looked for.
+const EXPIRE: Duration = Duration::from_secs(60);
+
+/// Where the configuration comes from.
+#[derive(Clone)]
+pub struct Source {
+    /// The file; without one, the embedded default.
+    pub path: Option<PathBuf>,
+    /// What `${NAME}` and `ENTREPOT__…` are taken from.
+    pub environment: Environment,
+}
+
+impl Source {
+    /// Reads and checks it.
+    pub fn load(&self) -> Result<Loaded, Vec<Problem>> {
+        match &self.path {
+            Some(path) => config::load(path, &self.environment),
+            None => config::load_text("(embedded)", config::EMBEDDED, Path::new("."), &self.environment),
+        }
+    }
+}
+
+/// A server that listens.
+pub struct App {
+    source: Source,
+    config: Config,
+    files: Vec<PathBuf>,
+    /// A digest of all the configuration's files when they were read last.
+    seen: Digest,
+    front: Arc<Front>,
+    door: Door,
+    metrics_door: Door,
+    tls: Option<Tls>,
+    addresses: Vec<std::net::SocketAddr>,
+}
+
+impl App {
+    /// Opens the store, builds the repositories and begins to listen.
+    pub async fn start(source: Source, loaded: Loaded) -> anyhow::Result<Self> {
+        let Loaded { config, files, .. } = loaded;
+        let metrics = Arc::new(Metrics::new().context("metrics")?);
+        let store = Store::open(store_options(&config), Arc::clone(&metrics))
+            .await
+            .with_context(|| format!("the store at {} cannot be opened", config.storage.path.display()))?;
+        let repositories = Repositories::new(&config, &store, &metrics, None).context("an upstream cannot be used")?;
+        let front = Arc::new(Front::new(site(&config, repositories), store, Arc::clone(&metrics)));
+        let limits = &config.server.limits;
+        let door = Door::new(limits, Arc::clone(&metrics), routes::main(Arc::clone(&front)));
+        let metrics_door = Door::new(limits, Arc::clone(&metrics), routes::metrics(Arc::clone(&front)));
+        let tls = config.server.tls.as_ref().map(Tls::load).transpose()?;
+        let addresses = door.listen(&config.server.listen, tls.clone()).await?;
+        metrics_door.listen(&metrics_listen(&config), None).await?;
+        Ok(Self {
+            seen: content(&source, &files),
+            source,
+            config,
+            files,
+            front,
+            door,
+            metrics_door,
+            tls,
+            addresses,
+        })
+    }
+
+    /// The addresses that it listens on, as bound.
+    pub fn addresses(&self) -> &[std::net::SocketAddr] {
+        &self.addresses
+    }
+
+    /// The configuration that runs.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Serves until SIGTERM or SIGINT, reloads at SIGHUP and when a file changed, then lets running requests finish.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        let mut signals = Signals::new()?;
+        let mut watch = interval(WATCH);
+        let mut expire = interval(EXPIRE);
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        expire.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                signal = signals.next() => match signal {
+                    Asked::Stop => break,
+                    Asked::Reload => self.reload().await,
+                },
+                _ = watch.tick() => {
+                    if content(&self.source, &self.files) != self.seen {
+                        self.reload().await;
+                    }
+                }
+                _ = expire.tick() => {
+                    if let Err(error) = self.front.store.expire_uploads().await {
+                        tracing::warn!(%error, "uploads left behind could not be removed");
+                    }
+                }
+            }
+        }
+        tokio::select! {
+            () = self.stop() => Ok(()),
+            () = signals.stop() => anyhow::bail!("stopped at once by a second signal"),
+        }
+    }
+
+    /// Stops: not ready at once, running requests to their end or the drain's, the index closed cleanly.
+    pub async fn stop(self) {
+        tracing::info!(drain_seconds = self.config.server.drain.as_secs(), "stopping");
+        self.front.start_draining();
+        let finished = self.door.drain(self.config.server.drain).await;
+        self.metrics_door.drain(Duration::from_secs(1)).await;
+        if !finished {
+            tracing::warn!("some requests did not finish in time and were cut");
+        }
+        self.front.store.close().await;
+        tracing::info!("stopped");
+    }
+
+    /// Reads the configuration again. A good one replaces the running one as a whole; a bad one changes nothing.
+    pub async fn reload(&mut self) {
+        self.seen = content(&self.source, &self.files);
+        let accepted = match self.source.load() {
+            Ok(loaded) => match self.take_over(loaded).await {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "the new configuration is not taken; the old one runs on"
+                    );
+                    false
+                }
+            },
+            Err(problems) => {
+                for problem in &problems {
+                    tracing::error!(
+                        problem = %problem.line(),
+                        "the new configuration is not taken; the old one runs on"
+                    );
+                }
+                false
+            }
+        };
+        self.front.metrics.reloaded(accepted);
+    }
+
+    async fn take_over(&mut self, loaded: Loaded) -> anyhow::Result<()> {
+        let Loaded {
+            config,
+            files,
+            warnings,
+        } = loaded;
+        needs_no_restart(&self.config, &config)?;
+        let before = self.front.site.load_full();
+        let front = &self.front;
+        let repositories = Repositories::new(&config, &front.store, &front.metrics, Some(&before.repositories))
+            .context("an upstream cannot be used")?;
+        if let (Some(running), Some(new)) = (&self.tls, &config.server.tls) {
+            running.replace(new)?;
+        }
+        self.addresses = self.door.listen(&config.server.listen, self.tls.clone()).await?;
+        self.metrics_door.listen(&metrics_listen(&config), None).await?;
+        front.site.store(Arc::new(site(&config, repositories)));
+        for warning in warnings {
+            tracing::warn!(warning = %warning.line(), "configuration");
+        }
+        self.config = config;
+        self.files = files;
+        self.seen = content(&self.source, &self.files);
+        tracing::info!("the configuration was reloaded");
+        Ok(())
+    }
+}
+
+/// A digest of all the configuration's files as they are now. A file that is missing is a content too.
+fn content(source: &Source, files: &[PathBuf]) -> Digest {
+    let mut hasher = Algorithm::Sha256.hasher();
+    for path in source.path.iter().chain(files) {
+        match std::fs::read(path) {
+            Ok(bytes) => hasher.update(Digest::of(Algorithm::Sha256, &bytes).as_str().as_bytes()),
+            Err(error) => hasher.update(error.kind().to_string().as_bytes()),
+        }
+    }
+    hasher.finish()
+}
+
+/// What cannot be changed under a running server is refused rather than ignored.
+fn needs_no_restart(old: &Config, new: &Config) -> anyhow::Result<()> {
+    let changed: Vec<&str> = [
+        ("storage", old.storage != new.storage),
+        ("server.limits", old.server.limits != new.server.limits),
+        (
+            "server.tls (on or off)",
+            old.server.tls.is_some() != new.server.tls.is_some(),
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(key, changed)| changed.then_some(key))
+    .collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    anyhow::bail!("a change of {} takes a restart", changed.join(" and "))
+}
+
+fn site(config: &Config, repositories: Repositories) -> Site {
+    Site {
+        repositories,
+        access: Access::new(&config.auth),
+        limits: config.server.limits.clone(),
+        metrics_elsewhere: config.server.metrics.is_some(),
+    }
+}
+
+/// What the store is opened with.
+pub fn store_options(config: &Config) -> Options {
+    let limits = &config.server.limits;
+    Options {
+        path: config.storage.path.clone(),
+        uploads: limits.uploads,
+        upload_idle: limits.upload_idle,
+        upload_limit: limits.upload,
+    }
+}
+
+fn metrics_listen(config: &Config) -> Vec<Listen> {
+    config
+        .server
+        .metrics
+        .map(|address| Listen {
+            address,
+            repository: None,
+        })
+        .into_iter()
+        .collect()
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Stop,
+    Reload,
+}
+
+/// The signals that mean something here.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hang_up.recv() => Asked::Reload,
+        }
+    }
+
+    async fn stop(&mut self) {
+        while self.next().await != Asked::Stop {}
+    }
+}

@@ -1,0 +1,254 @@
+//! The command line. Exit codes: 0 done, 1 found problems, 2 bad usage or configuration.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command talks to whoever typed it"
+)]
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+
+use crate::app::{self, App, Source};
+use crate::config::{self, Config, Environment, Loaded, Problem, RepositoryConfig};
+use crate::http::healthcheck;
+use crate::store::Store;
+use crate::telemetry::{Metrics, logs};
+
+/// The file that is read when none is named.
+const DEFAULT_FILE: &str = "repositories.yml";
+
+/// An OCI registry: local, remote and virtual repositories behind one endpoint.
+#[derive(Debug, Parser)]
+#[command(name = "entrepot", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    file: File,
+}
+
+/// Where the configuration is.
+#[derive(Debug, Clone, Default, Args)]
+struct File {
+    /// The configuration; without it `repositories.yml` here, and without that the embedded default.
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the registry (the default command).
+    Serve(File),
+    /// Validate the configuration: every problem with its line and column; exit 1 if there is one.
+    Check(File),
+    /// Print the JSON Schema of `repositories.yml`, for editors.
+    Schema,
+    /// Rebuild the index of a stopped store from what is on disk.
+    Reindex(File),
+    /// Exit 0 if the local server is ready: for container images without a shell.
+    Healthcheck(File),
+}
+
+/// Runs the command that the arguments ask for.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // `--help` and `--version` come this way too, and are no mistake.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match cli.command {
+        None => serve(&cli.file),
+        Some(Command::Serve(file)) => serve(&file.or(cli.file)),
+        Some(Command::Check(file)) => check(&file.or(cli.file)),
+        Some(Command::Schema) => {
+            println!("{}", config::schema());
+            ExitCode::SUCCESS
+        }
+        Some(Command::Reindex(file)) => reindex(&file.or(cli.file)),
+        Some(Command::Healthcheck(file)) => health(&file.or(cli.file)),
+    }
+}
+
+impl File {
+    fn or(self, other: Self) -> Self {
+        Self {
+            config: self.config.or(other.config),
+        }
+    }
+
+    fn source(&self) -> Source {
+        let path = self.config.clone().or_else(|| {
+            let path = Path::new(DEFAULT_FILE);
+            path.exists().then(|| path.to_owned())
+        });
+        Source {
+            path,
+            environment: Environment::of_process(),
+        }
+    }
+}
+
+fn serve(file: &File) -> ExitCode {
+    let source = file.source();
+    let loaded = match load(&source) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    logs::start();
+    block_on(async move {
+        let app = App::start(source, loaded).await?;
+        print!("{}", welcome(app.config(), app.addresses()));
+        app.run().await
+    })
+}
+
+fn check(file: &File) -> ExitCode {
+    let source = file.source();
+    match source.load() {
+        Ok(loaded) => {
+            print_problems(&loaded.warnings);
+            println!("{} repositories, no problems", loaded.config.repositories.len());
+            ExitCode::SUCCESS
+        }
+        Err(problems) => {
+            print_problems(&problems);
+            eprintln!("{}", count(problems.len()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn reindex(file: &File) -> ExitCode {
+    let loaded = match load(&file.source()) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    logs::start();
+    block_on(async move {
+        let metrics = Arc::new(Metrics::new()?);
+        let options = app::store_options(&loaded.config);
+        let path = options.path.display().to_string();
+        let store = Store::open(options, metrics)
+            .await
+            .with_context(|| format!("the store at {path} cannot be opened"))?;
+        let counts = store.reindex().await?;
+        store.close().await;
+        println!(
+            "images {}, tags {}, manifests {}, blobs {}",
+            counts.images, counts.tags, counts.manifests, counts.blobs
+        );
+        Ok(())
+    })
+}
+
+fn health(file: &File) -> ExitCode {
+    let loaded = match load(&file.source()) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    block_on(async move {
+        healthcheck::ready(&loaded.config.server).await?;
+        println!("ready");
+        Ok(())
+    })
+}
+
+/// Reads the configuration, or says what is wrong with it.
+fn load(source: &Source) -> Result<Loaded, ExitCode> {
+    match source.load() {
+        Ok(loaded) => {
+            print_problems(&loaded.warnings);
+            Ok(loaded)
+        }
+        Err(problems) => {
+            print_problems(&problems);
+            eprintln!("{}", count(problems.len()));
+            Err(ExitCode::from(2))
+        }
+    }
+}
+
+fn print_problems(problems: &[Problem]) {
+    for problem in problems {
+        eprintln!("{problem}");
+    }
+}
+
+fn count(problems: usize) -> String {
+    match problems {
+        1 => "1 problem".to_owned(),
+        several => format!("{several} problems"),
+    }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("entrepot: the run time does not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(work) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("entrepot: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a first start shows: where we listen, and three lines to try.
+fn welcome(config: &Config, addresses: &[SocketAddr]) -> String {
+    let mut text = String::new();
+    let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+    for address in addresses {
+        let _ = writeln!(text, "entrepot listens on {scheme}://{address}");
+    }
+    let Some(address) = addresses.first() else {
+        return text;
+    };
+    let remote = config
+        .repositories
+        .iter()
+        .find(|(_, repository)| matches!(repository, RepositoryConfig::Remote(_)));
+    let pushable = config
+        .repositories
+        .iter()
+        .find(|(_, repository)| match repository {
+            RepositoryConfig::Virtual(several) => several.push_to.is_some(),
+            _ => false,
+        })
+        .or_else(|| {
+            config
+                .repositories
+                .iter()
+                .find(|(_, repository)| matches!(repository, RepositoryConfig::Local(_)))
+        });
+    let pullable = config.default.as_ref().or_else(|| remote.map(|(key, _)| key));
+    if let (Some(key), Some(_)) = (pullable, remote) {
+        let _ = writeln!(text, "  pull    docker pull {address}/{key}/library/alpine");
+    }
+    if let Some((key, _)) = pushable {
+        let _ = writeln!(
+            text,
+            "  push    docker tag alpine {address}/{key}/team/app && docker push {address}/{key}/team/app"
+        );
+    }
+    if config.default.is_some() {
+        let _ = writeln!(
+            text,
+            "  mirror  /etc/docker/daemon.json: {{ \"registry-mirrors\": [\"{scheme}://{address}\"] }}"
+        );
+    }
+    text
+}

@@ -1,0 +1,146 @@
+//! The one place where a failure becomes a status, the specification's JSON and a line in the log.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+use super::RequestId;
+use crate::oci::{ErrorCode, Refusal};
+use crate::repository::{self, Unknown};
+use crate::store;
+
+/// What a client is told instead of an answer.
+#[derive(Debug)]
+pub(super) struct Failure {
+    code: ErrorCode,
+    message: String,
+    /// Seconds after which asking again makes sense.
+    retry_after: Option<u64>,
+    /// The methods that the path takes.
+    allow: Option<&'static str>,
+    /// What the log says and the client does not see.
+    cause: Option<String>,
+}
+
+impl Failure {
+    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            retry_after: None,
+            allow: None,
+            cause: None,
+        }
+    }
+
+    pub(super) fn method(allow: &'static str) -> Self {
+        Self {
+            allow: Some(allow),
+            ..Self::new(ErrorCode::Unsupported, format!("this path takes only {allow}"))
+        }
+    }
+
+    /// The answer.
+    pub(super) fn respond(self, id: &RequestId) -> Response {
+        if self.code.status() >= 500 {
+            let cause = self.cause.as_deref().unwrap_or(&self.message);
+            tracing::warn!(request_id = %id, code = self.code.as_str(), cause, "a request failed");
+        }
+        let document = Document {
+            errors: [Entry {
+                code: self.code.as_str(),
+                message: &self.message,
+                detail: Detail {
+                    request_id: id.as_str(),
+                },
+            }],
+        };
+        let json = serde_json::to_vec(&document).unwrap_or_default();
+        let mut response = Response::new(Body::from(json));
+        *response.status_mut() = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        response
+    }
+}
+
+/// distribution-spec, "Error codes". `detail` is free: it carries what a report should quote.
+#[derive(Serialize)]
+struct Document<'a> {
+    errors: [Entry<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct Entry<'a> {
+    code: &'a str,
+    message: &'a str,
+    detail: Detail<'a>,
+}
+
+#[derive(Serialize)]
+struct Detail<'a> {
+    request_id: &'a str,
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.code, refusal.message)
+    }
+}
+
+impl From<repository::Error> for Failure {
+    fn from(error: repository::Error) -> Self {
+        match error {
+            repository::Error::Refused(refusal) => refusal.into(),
+            repository::Error::Unknown(unknown) => unknown.into(),
+            repository::Error::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<Unknown> for Failure {
+    fn from(unknown: Unknown) -> Self {
+        let code = if unknown.rate_limited {
+            ErrorCode::TooManyRequests
+        } else {
+            ErrorCode::Unavailable
+        };
+        let seconds = unknown.retry_after.map_or(5, |after| after.as_secs().max(1));
+        Self {
+            retry_after: Some(seconds),
+            ..Self::new(code, unknown.to_string())
+        }
+    }
+}
+
+impl From<store::Error> for Failure {
+    fn from(error: store::Error) -> Self {
+        let (code, message) = match &error {
+            store::Error::Mismatch(_) => (ErrorCode::DigestInvalid, error.to_string()),
+            store::Error::TooManyUploads => (ErrorCode::TooManyRequests, error.to_string()),
+            store::Error::UploadTooLarge { .. } => (ErrorCode::TooLarge, error.to_string()),
+            store::Error::UploadBusy => (ErrorCode::BlobUploadInvalid, error.to_string()),
+            error if error.is_full() => (
+                ErrorCode::InsufficientStorage,
+                "there is no space left on the disk: nothing was stored, pulls go on".to_owned(),
+            ),
+            store::Error::Index(_) | store::Error::Closed => (ErrorCode::Unavailable, error.to_string()),
+            _ => (
+                ErrorCode::Internal,
+                "the disk failed; the log has the reason under this request's id".to_owned(),
+            ),
+        };
+        Self {
+            cause: Some(error.to_string()),
+            retry_after: matches!(code.status(), 429 | 503).then_some(5),
+            ..Self::new(code, message)
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Reading: manifests and blobs.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use super::body;
+use super::dispatch::Call;
+use super::error::Failure;
+use crate::oci::range::{Ranged, ranged};
+use crate::oci::{Digest, ErrorCode, ImageName, Reference};
+use crate::repository::Served;
+use crate::telemetry::metrics::Kind;
+
+/// Which repository answered.
+pub(super) const REPOSITORY: HeaderName = HeaderName::from_static("x-entrepot-repository");
+/// How the answer came about.
+pub(super) const CACHE: HeaderName = HeaderName::from_static("x-cache");
+/// The digest of what is answered, always computed here.
+pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// What is named by its digest never changes.
+const FOREVER: HeaderValue = HeaderValue::from_static("max-age=31536000, immutable");
+
+/// `GET /v2/`.
+pub(super) fn version() -> Response {
+    let mut response = Response::new(Body::from("{}"));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+/// `GET …/manifests/<reference>`. The stored bytes are answered whatever `Accept` says: it is never an order of
+/// preference, clients leave types out of it, and another document would have another digest.
+pub(super) async fn manifest(call: &Call, name: &ImageName, reference: &Reference) -> Result<Response, Failure> {
+    let route = call.route(name)?;
+    let served = route
+        .repository
+        .manifest(&route.image, reference)
+        .await?
+        .ok_or_else(|| {
+            Failure::new(
+                ErrorCode::ManifestUnknown,
+                format!(
+                    "`{}` has no manifest {reference} of {}",
+                    route.repository.key(),
+                    route.image
+                ),
+            )
+        })?;
+    let manifest = &served.value;
+    let mut headers = HeaderMap::with_capacity(12);
+    describe(&mut headers, &served);
+    name_content(&mut headers, &manifest.digest);
+    headers.insert(header::CONTENT_TYPE, value(manifest.media_type.as_str()));
+    if let Reference::Digest(_) = reference {
+        headers.insert(header::CACHE_CONTROL, FOREVER);
+    }
+    let metrics = &call.front.metrics;
+    metrics.pulled(served.by.as_str(), Kind::Manifest, served.outcome, served.proxied);
+    if unchanged(call, &manifest.digest) {
+        return Ok(with_headers(StatusCode::NOT_MODIFIED, headers, Body::empty()));
+    }
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(manifest.size()));
+    let body = if call.is_head() {
+        Body::empty()
+    } else {
+        metrics.sent(served.by.as_str(), Kind::Manifest, manifest.size(), served.proxied);
+        Body::from(manifest.bytes.clone())
+    };
+    Ok(with_headers(StatusCode::OK, headers, body))
+}
+
+/// `GET …/blobs/<digest>`, whole or a range of it.
+pub(super) async fn blob(call: &Call, name: &ImageName, digest: &Digest) -> Result<Response, Failure> {
+    let route = call.route(name)?;
+    let unknown = || {
+        Failure::new(
+            ErrorCode::BlobUnknown,
+            format!("`{}` has no blob {digest} in {}", route.repository.key(), route.image),
+        )
+    };
+    if call.is_head() {
+        let served = route
+            .repository
+            .blob_size(&route.image, digest)
+            .await?
+            .ok_or_else(unknown)?;
+        let mut headers = blob_headers(&served, digest);
+        if unchanged(call, digest) {
+            return Ok(with_headers(StatusCode::NOT_MODIFIED, headers, Body::empty()));
+        }
+        let (status, _) = choose_range(call, &mut headers, Some(served.value));
+        return Ok(with_headers(status, headers, Body::empty()));
+    }
+    let served = route.repository.blob(&route.image, digest).await?.ok_or_else(unknown)?;
+    let mut headers = blob_headers(&served, digest);
+    call.front
+        .metrics
+        .pulled(served.by.as_str(), Kind::Blob, served.outcome, served.proxied);
+    if unchanged(call, digest) {
+        return Ok(with_headers(StatusCode::NOT_MODIFIED, headers, Body::empty()));
+    }
+    let (status, range) = choose_range(call, &mut headers, served.value.size());
+    let body = match range {
+        Some((start, end)) => body::of_blob(call, served, start, end),
+        None => Body::empty(),
+    };
+    Ok(with_headers(status, headers, body))
+}
+
+fn blob_headers<T>(served: &Served<T>, digest: &Digest) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(14);
+    describe(&mut headers, served);
+    name_content(&mut headers, digest);
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(header::CACHE_CONTROL, FOREVER);
+    headers
+}
+
+/// Decides between the whole, a part and nothing, and says so in the headers. The range is half open; `None` is no
+/// body. A length that the upstream did not tell is `u64::MAX`, and no range is cut out of it.
+fn choose_range(call: &Call, headers: &mut HeaderMap, size: Option<u64>) -> (StatusCode, Option<(u64, u64)>) {
+    let Some(size) = size else {
+        return (StatusCode::OK, Some((0, u64::MAX)));
+    };
+    match ranged(call.header(&header::RANGE), size) {
+        Ranged::Whole => {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
+            (StatusCode::OK, Some((0, size)))
+        }
+        Ranged::Part { start, end } => {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(end - start + 1));
+            headers.insert(header::CONTENT_RANGE, value(&format!("bytes {start}-{end}/{size}")));
+            (StatusCode::PARTIAL_CONTENT, Some((start, end + 1)))
+        }
+        Ranged::Outside => {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+            headers.insert(header::CONTENT_RANGE, value(&format!("bytes */{size}")));
+            (StatusCode::RANGE_NOT_SATISFIABLE, None)
+        }
+    }
+}
+
+/// Where the answer comes from and how old it is.
+fn describe<T>(headers: &mut HeaderMap, served: &Served<T>) {
+    headers.insert(REPOSITORY, value(served.by.as_str()));
+    headers.insert(CACHE, HeaderValue::from_static(served.outcome.as_str()));
+    headers.insert(header::AGE, HeaderValue::from(served.age.as_secs()));
+    if let Some(warning) = &served.warning {
+        headers.insert(header::WARNING, warn(warning));
+    }
+}
+
+fn name_content(headers: &mut HeaderMap, digest: &Digest) {
+    headers.insert(CONTENT_DIGEST, value(digest.as_str()));
+    headers.insert(header::ETAG, value(&format!("\"{digest}\"")));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
+/// Whether the client has it already; RFC 9110, `If-None-Match`.
+fn unchanged(call: &Call, digest: &Digest) -> bool {
+    call.header(&header::IF_NONE_MATCH).is_some_and(|tags| {
+        tags.split(',').any(|tag| {
+            let tag = tag.trim();
+            tag == "*" || tag.trim_start_matches("W/").trim_matches('"') == digest.as_str()
+        })
+    })
+}
+
+/// A `Warning` with this text, cleaned and cut to what the specification allows (4096 bytes).
+pub(super) fn warn(text: &str) -> HeaderValue {
+    let clean: String = text
+        .chars()
+        .map(|c| match c {
+            '"' | '\\' => '\'',
+            ' '..='~' => c,
+            _ => '?',
+        })
+        .take(1000)
+        .collect();
+    value(&format!("299 - \"{clean}\""))
+}
+
+/// A header value of text that is ours; what cannot be a value is left empty rather than failing the answer.
+pub(super) fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+pub(super) fn with_headers(status: StatusCode, headers: HeaderMap, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}

@@ -1,0 +1,282 @@
+//! Writing: uploads, manifests, deletions. Everything goes to the local repository behind the name, if there is one.
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use http::{HeaderMap, HeaderName, StatusCode, header};
+
+use super::dispatch::Call;
+use super::error::Failure;
+use super::pull::{CONTENT_DIGEST, REPOSITORY, value, with_headers};
+use crate::oci::operation::{StartUpload, UploadId};
+use crate::oci::range::content_range;
+use crate::oci::{Digest, ErrorCode, ImageName, Reference, RepositoryKey, Tag};
+use crate::repository::Route;
+use crate::store::Upload;
+
+const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+const TAG: HeaderName = HeaderName::from_static("oci-tag");
+
+/// `POST …/blobs/uploads/`: a mount, a whole blob in one request, or a session.
+pub(super) async fn start(call: &Call, name: &ImageName, start: StartUpload, body: Body) -> Result<Response, Failure> {
+    let route = call.route(name)?;
+    let target = call.push_target(&route)?;
+    if let Some(digest) = &start.mount
+        && mount(call, &route, digest, start.from.as_ref()).await?
+    {
+        return Ok(created_blob(call, name, target.key(), digest));
+    }
+    let algorithm = start.algorithm.or_else(|| start.digest.as_ref().map(Digest::algorithm));
+    let mut upload = target.begin_upload(&route.image, algorithm).await?;
+    let Some(digest) = start.digest else {
+        let headers = session_headers(call, name, target.key(), upload.id(), 0);
+        upload.save();
+        return Ok(with_headers(StatusCode::ACCEPTED, headers, Body::empty()));
+    };
+    receive(call, target.key(), &mut upload, body, None).await?;
+    upload.finish(&digest).await?;
+    Ok(created_blob(call, name, target.key(), &digest))
+}
+
+/// Takes over a blob from where the caller may read it. Never an error: a client goes on with the session it gets.
+async fn mount(call: &Call, route: &Route, digest: &Digest, from: Option<&ImageName>) -> Result<bool, Failure> {
+    let Some(target) = route.repository.push_target() else {
+        return Ok(false);
+    };
+    let readable = match from {
+        Some(from) => match call.route(from) {
+            Ok(source) => matches!(source.repository.stored_blob(&source.image, digest).await, Ok(Some(_))),
+            Err(_) => false,
+        },
+        // Without a source, any image of a repository of this configuration will do.
+        None => call
+            .front
+            .store
+            .find_blob_owners(digest)
+            .await?
+            .iter()
+            .any(|(repository, _)| call.repositories().get(repository).is_some()),
+    };
+    Ok(readable && target.mount(&route.image, digest).await?)
+}
+
+/// `GET` of an upload: how far it is.
+pub(super) async fn status(call: &Call, name: &ImageName, id: UploadId) -> Result<Response, Failure> {
+    let route = call.route(name)?;
+    let target = call.push_target(&route)?;
+    let upload = target.upload(&route.image, id).await?;
+    let headers = session_headers(call, name, target.key(), id, upload.offset());
+    upload.save();
+    Ok(with_headers(StatusCode::NO_CONTENT, headers, Body::empty()))
+}
+
+/// `PATCH` of an upload: more bytes.
+pub(super) async fn append(call: &Call, name: &ImageName, id: UploadId, body: Body) -> Result<Response, Failure> {
+    let route = call.route(name)?;
+    let target = call.push_target(&route)?;
+    let mut upload = target.upload(&route.image, id).await?;
+    let length = match expected(call, upload.offset()) {
+        Ok(length) => length,
+        Err(failure) => return Ok(out_of_order(call, name, target.key(), upload, failure)),
+    };
+    receive(call, target.key(), &mut upload, body, length).await?;
+    let headers = session_headers(call, name, target.key(), id, upload.offset());
+    upload.save();
+    Ok(with_headers(StatusCode::ACCEPTED, headers, Body::empty()))
+}
+
+/// `PUT` of an upload: the last bytes, if any, and the digest of all.
+pub(super) async fn finish(
+    call: &Call,
+    name: &ImageName,
+    id: UploadId,
+    digest: &Digest,
+    body: Body,
+) -> Result<Response, Failure> {
+    let route = call.route(name)?;
+    let target = call.push_target(&route)?;
+    let mut upload = target.upload(&route.image, id).await?;
+    let length = match expected(call, upload.offset()) {
+        Ok(length) => length,
+        Err(failure) => return Ok(out_of_order(call, name, target.key(), upload, failure)),
+    };
+    receive(call, target.key(), &mut upload, body, length).await?;
+    upload.finish(digest).await?;
+    Ok(created_blob(call, name, target.key(), digest))
+}
+
+/// `DELETE` of an upload.
+pub(super) async fn cancel(call: &Call, name: &ImageName, id: UploadId) -> Result<Response, Failure> {
+    let route = call.route(name)?;
+    let upload = call.push_target(&route)?.upload(&route.image, id).await?;
+    upload.cancel().await?;
+    Ok(with_headers(StatusCode::NO_CONTENT, HeaderMap::new(), Body::empty()))
+}
+
+/// How many bytes the request says to send, if it says so in `Content-Range`; they must continue what is here.
+fn expected(call: &Call, offset: u64) -> Result<Option<u64>, Failure> {
+    let Some(header) = call.parts.headers.get(header::CONTENT_RANGE) else {
+        return Ok(None);
+    };
+    let range = header.to_str().ok().and_then(content_range);
+    let (start, end) = range.ok_or_else(|| {
+        let message = "Content-Range of an upload is `<first byte>-<last byte>`, both included";
+        Failure::new(ErrorCode::RangeInvalid, message)
+    })?;
+    if start != offset {
+        let message = format!("the upload has {offset} bytes: the next chunk begins there, not at {start}");
+        return Err(Failure::new(ErrorCode::RangeInvalid, message));
+    }
+    Ok(Some((end - start).saturating_add(1)))
+}
+
+/// 416, with where the upload stands, so that a client can go on from there. The session stays as it is.
+fn out_of_order(call: &Call, name: &ImageName, target: &RepositoryKey, upload: Upload, failure: Failure) -> Response {
+    let headers = session_headers(call, name, target, upload.id(), upload.offset());
+    upload.save();
+    let mut response = failure.respond(&call.id);
+    response.headers_mut().extend(headers);
+    response
+}
+
+/// Appends a body to an upload as it comes: nothing is gathered in memory. When the client vanishes, what came stays.
+async fn receive(
+    call: &Call,
+    repository: &RepositoryKey,
+    upload: &mut Upload,
+    body: Body,
+    length: Option<u64>,
+) -> Result<(), Failure> {
+    let before = upload.offset();
+    let mut chunks = body.into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| {
+            let message = format!("the body broke off: {error}; go on from where the upload stands");
+            Failure::new(ErrorCode::BlobUploadInvalid, message)
+        })?;
+        let received = upload.offset() - before + chunk.len() as u64;
+        if length.is_some_and(|length| received > length) {
+            let message = "the body is longer than its Content-Range";
+            return Err(Failure::new(ErrorCode::SizeInvalid, message));
+        }
+        upload.append(&chunk)?;
+    }
+    let received = upload.offset() - before;
+    call.front.metrics.received(repository.as_str(), received);
+    if length.is_some_and(|length| received != length) {
+        let message = format!("the body has {received} bytes, its Content-Range says another number");
+        return Err(Failure::new(ErrorCode::SizeInvalid, message));
+    }
+    Ok(())
+}
+
+/// `PUT …/manifests/<reference>`.
+pub(super) async fn manifest(
+    call: &Call,
+    name: &ImageName,
+    reference: &Reference,
+    tags: &[Tag],
+    body: Body,
+) -> Result<Response, Failure> {
+    let route = call.route(name)?;
+    let target = call.push_target(&route)?;
+    let bytes = whole(body, call.site.limits.manifest).await?;
+    call.front.metrics.received(target.key().as_str(), bytes.len() as u64);
+    let content_type = call.header(&header::CONTENT_TYPE).map(str::to_owned);
+    let pushed = target
+        .push_manifest(
+            &route.repository,
+            &route.image,
+            reference,
+            tags,
+            bytes,
+            content_type.as_deref(),
+        )
+        .await?;
+    let mut headers = HeaderMap::with_capacity(8);
+    let digest = &pushed.digest;
+    headers.insert(
+        header::LOCATION,
+        value(&format!("{}/manifests/{reference}", call.base(name))),
+    );
+    headers.insert(CONTENT_DIGEST, value(digest.as_str()));
+    headers.insert(header::ETAG, value(&format!("\"{digest}\"")));
+    headers.insert(REPOSITORY, value(target.key().as_str()));
+    if let Some(subject) = pushed.subject {
+        headers.insert(SUBJECT, value(subject.as_str()));
+    }
+    for tag in tags {
+        headers.append(TAG, value(tag.as_str()));
+    }
+    Ok(with_headers(StatusCode::CREATED, headers, Body::empty()))
+}
+
+/// The whole body, at most so long.
+async fn whole(body: Body, limit: u64) -> Result<Bytes, Failure> {
+    let mut bytes = BytesMut::new();
+    let mut chunks = body.into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| {
+            Failure::new(
+                ErrorCode::ManifestInvalid,
+                format!("the manifest did not arrive whole: {error}"),
+            )
+        })?;
+        if (bytes.len() + chunk.len()) as u64 > limit {
+            let message = format!("the manifest is longer than {limit} bytes: `server.limits.manifest`");
+            return Err(Failure::new(ErrorCode::TooLarge, message));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.freeze())
+}
+
+/// `DELETE …/manifests/<reference>`.
+pub(super) async fn delete_manifest(call: &Call, name: &ImageName, reference: &Reference) -> Result<Response, Failure> {
+    let route = call.route(name)?;
+    let target = call.push_target(&route)?;
+    if !target.delete_manifest(&route.image, reference).await? {
+        let message = format!("`{}` has no manifest {reference} of {}", target.key(), route.image);
+        return Err(Failure::new(ErrorCode::ManifestUnknown, message));
+    }
+    Ok(deleted(target.key()))
+}
+
+/// `DELETE …/blobs/<digest>`.
+pub(super) async fn delete_blob(call: &Call, name: &ImageName, digest: &Digest) -> Result<Response, Failure> {
+    let route = call.route(name)?;
+    let target = call.push_target(&route)?;
+    if !target.delete_blob(&route.image, digest).await? {
+        let message = format!("`{}` has no blob {digest} in {}", target.key(), route.image);
+        return Err(Failure::new(ErrorCode::BlobUnknown, message));
+    }
+    Ok(deleted(target.key()))
+}
+
+fn deleted(repository: &RepositoryKey) -> Response {
+    let mut headers = HeaderMap::with_capacity(4);
+    headers.insert(REPOSITORY, value(repository.as_str()));
+    with_headers(StatusCode::ACCEPTED, headers, Body::empty())
+}
+
+fn created_blob(call: &Call, name: &ImageName, repository: &RepositoryKey, digest: &Digest) -> Response {
+    let mut headers = HeaderMap::with_capacity(8);
+    let location = format!("{}/blobs/{digest}{}", call.base(name), call.namespace_query('?'));
+    headers.insert(header::LOCATION, value(&location));
+    headers.insert(CONTENT_DIGEST, value(digest.as_str()));
+    headers.insert(REPOSITORY, value(repository.as_str()));
+    with_headers(StatusCode::CREATED, headers, Body::empty())
+}
+
+/// Where an upload is and how far: `Range: 0-<last byte>`, and `0-0` when it has none, as every registry writes it.
+fn session_headers(call: &Call, name: &ImageName, repository: &RepositoryKey, id: UploadId, offset: u64) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(8);
+    let location = format!("{}/blobs/uploads/{id}{}", call.base(name), call.namespace_query('?'));
+    headers.insert(header::LOCATION, value(&location));
+    headers.insert(header::RANGE, value(&format!("0-{}", offset.saturating_sub(1))));
+    headers.insert(UPLOAD_UUID, value(&id.to_string()));
+    headers.insert(REPOSITORY, value(repository.as_str()));
+    headers
+}

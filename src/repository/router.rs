@@ -1,0 +1,254 @@
+//! From the name that a client writes to the repository and image that it means.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::virtual_repository::Member;
+use super::{LocalRepository, RemoteRepository, Repository, VirtualRepository};
+use crate::config::{Config, RepositoryConfig};
+use crate::oci::{ErrorCode, ImageName, Refusal, RepositoryKey};
+use crate::store::Store;
+use crate::telemetry::Metrics;
+use crate::upstream;
+
+/// All repositories, and the ways to reach them.
+#[derive(Debug)]
+pub struct Repositories {
+    by_key: BTreeMap<RepositoryKey, Repository>,
+    /// The virtual repository that a host name is.
+    by_host: HashMap<String, RepositoryKey>,
+    /// `?ns=` host → the repository that answers for it.
+    by_namespace: HashMap<String, RepositoryKey>,
+    default: Option<RepositoryKey>,
+}
+
+/// What the request says, besides the name, of which repository it means.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hints<'a> {
+    /// The key before `/v2`.
+    pub prefix: Option<&'a RepositoryKey>,
+    /// `?ns=`.
+    pub namespace: Option<&'a str>,
+    /// The repository that the listening address is.
+    pub listener: Option<&'a RepositoryKey>,
+    /// The `Host`, without its port, lower case.
+    pub host: Option<&'a str>,
+}
+
+/// What a name means.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The repository.
+    pub repository: Repository,
+    /// The image in it.
+    pub image: ImageName,
+    /// `?ns=` decided; the answer says so in `OCI-Namespace`.
+    pub by_namespace: bool,
+}
+
+impl Repositories {
+    /// Builds every repository of a checked configuration. What can still fail is making an upstream's client.
+    ///
+    /// A remote whose configuration is the same as in `before` is taken over as it is, with the fetches under way and
+    /// the tokens it has.
+    pub fn new(
+        config: &Config,
+        store: &Store,
+        metrics: &Arc<Metrics>,
+        before: Option<&Self>,
+    ) -> Result<Self, upstream::Error> {
+        let mut by_key: BTreeMap<RepositoryKey, Repository> = BTreeMap::new();
+        for (key, written) in &config.repositories {
+            let repository = match written {
+                RepositoryConfig::Local(local) => Repository::Local(Arc::new(LocalRepository::new(
+                    key.clone(),
+                    local.clone(),
+                    store.clone(),
+                ))),
+                RepositoryConfig::Remote(remote) => {
+                    let limit = config.server.limits.manifest;
+                    match before.and_then(|before| before.by_key.get(key)) {
+                        Some(Repository::Remote(same)) if same.is_configured_by(remote, limit) => {
+                            Repository::Remote(Arc::clone(same))
+                        }
+                        _ => Repository::Remote(Arc::new(RemoteRepository::new(
+                            key.clone(),
+                            (**remote).clone(),
+                            limit,
+                            store,
+                            metrics,
+                        )?)),
+                    }
+                }
+                RepositoryConfig::Virtual(_) => continue,
+            };
+            by_key.insert(key.clone(), repository);
+        }
+        add_virtuals(config, &mut by_key);
+        let mut by_host = HashMap::new();
+        for (key, written) in &config.repositories {
+            if let RepositoryConfig::Virtual(several) = written {
+                by_host.extend(several.hosts.iter().map(|host| (host.clone(), key.clone())));
+            }
+        }
+        Ok(Self {
+            by_namespace: namespaces(config, &by_key),
+            by_key,
+            by_host,
+            default: config.default.clone(),
+        })
+    }
+
+    /// The repository with this key.
+    pub fn get(&self, key: &RepositoryKey) -> Option<&Repository> {
+        self.by_key.get(key)
+    }
+
+    /// All keys, sorted.
+    pub fn keys(&self) -> impl Iterator<Item = &RepositoryKey> {
+        self.by_key.keys()
+    }
+
+    /// What a name means, by the first rule that fits: a key before `/v2` or in front of the name; `?ns=`; the address
+    /// or host; the default.
+    pub fn route(&self, name: &ImageName, hints: Hints<'_>) -> Result<Route, Refusal> {
+        if hints.prefix.is_some() {
+            return Ok(Route {
+                repository: self.surface(hints)?.ok_or_else(|| self.no_repository())?,
+                image: name.clone(),
+                by_namespace: false,
+            });
+        }
+        if let Some((first, image)) = name.split_first()
+            && let Some(repository) = self.by_key.get(first)
+        {
+            return Ok(Route {
+                repository: repository.clone(),
+                image,
+                by_namespace: false,
+            });
+        }
+        let by_namespace = hints.namespace.is_some();
+        let repository = self.surface(hints)?.ok_or_else(|| self.no_repository())?;
+        Ok(Route {
+            repository,
+            image: name.clone(),
+            by_namespace,
+        })
+    }
+
+    /// The repository that a request is addressed to apart from any name in it, if any.
+    pub fn surface(&self, hints: Hints<'_>) -> Result<Option<Repository>, Refusal> {
+        if let Some(key) = hints.prefix {
+            return match self.by_key.get(key) {
+                Some(repository) => Ok(Some(repository.clone())),
+                None => Err(self.no_repository()),
+            };
+        }
+        let key = match hints.namespace {
+            Some(namespace) => {
+                let host = namespace.to_ascii_lowercase();
+                let key = self.by_namespace.get(&host);
+                // Nobody configured this host: it is never dialled.
+                Some(key.ok_or_else(|| unknown_namespace(&host))?)
+            }
+            None => hints
+                .listener
+                .or_else(|| hints.host.and_then(|host| self.by_host.get(host)))
+                .or(self.default.as_ref()),
+        };
+        Ok(key.and_then(|key| self.by_key.get(key)).cloned())
+    }
+
+    fn no_repository(&self) -> Refusal {
+        let keys: Vec<&str> = self.by_key.keys().map(RepositoryKey::as_str).collect();
+        let message = format!(
+            "the name begins with no repository, and there is no default; the repositories are: {}",
+            keys.join(", ")
+        );
+        Refusal::new(ErrorCode::NameUnknown, message)
+    }
+}
+
+/// Virtual repositories, each after its members. The configuration was checked: there is no circle.
+fn add_virtuals(config: &Config, by_key: &mut BTreeMap<RepositoryKey, Repository>) {
+    let mut waiting: Vec<_> = config
+        .repositories
+        .iter()
+        .filter_map(|(key, written)| match written {
+            RepositoryConfig::Virtual(several) => Some((key, several)),
+            _ => None,
+        })
+        .collect();
+    while !waiting.is_empty() {
+        let before = waiting.len();
+        waiting.retain(|(key, several)| {
+            let members: Option<Vec<Member>> = several
+                .members
+                .iter()
+                .map(|member| {
+                    Some(Member {
+                        repository: by_key.get(&member.repository)?.clone(),
+                        priority: member.priority,
+                    })
+                })
+                .collect();
+            let Some(members) = members else {
+                return true;
+            };
+            let push_to = several
+                .push_to
+                .as_ref()
+                .and_then(|key| by_key.get(key)?.push_target().cloned());
+            let repository = VirtualRepository::new((*key).clone(), members, push_to);
+            by_key.insert((*key).clone(), Repository::Virtual(Arc::new(repository)));
+            false
+        });
+        if waiting.len() == before {
+            return;
+        }
+    }
+}
+
+/// Which repository answers for which `?ns=` host: one that `serves` it, the default repository first; else, of the
+/// default repository, the remotes whose upstream it is.
+fn namespaces(config: &Config, by_key: &BTreeMap<RepositoryKey, Repository>) -> HashMap<String, RepositoryKey> {
+    let mut hosts = HashMap::new();
+    let default_first = config.default.iter().chain(config.repositories.keys());
+    for key in default_first.clone() {
+        if let Some(RepositoryConfig::Virtual(several)) = config.repositories.get(key) {
+            for host in &several.serves {
+                hosts.entry(host.clone()).or_insert_with(|| key.clone());
+            }
+        }
+    }
+    let Some(default) = config.default.as_ref().and_then(|key| by_key.get(key)) else {
+        return hosts;
+    };
+    for remote in remotes(default) {
+        for host in remote.namespaces() {
+            hosts.entry(host).or_insert_with(|| remote.key().clone());
+        }
+    }
+    hosts
+}
+
+fn remotes(repository: &Repository) -> Vec<&Arc<RemoteRepository>> {
+    match repository {
+        Repository::Local(_) => Vec::new(),
+        Repository::Remote(remote) => vec![remote],
+        Repository::Virtual(several) => several
+            .members()
+            .iter()
+            .flat_map(|member| remotes(&member.repository))
+            .collect(),
+    }
+}
+
+fn unknown_namespace(host: &str) -> Refusal {
+    let shown: String = host.chars().take(100).filter(|c| !c.is_control()).collect();
+    Refusal::new(
+        ErrorCode::NameUnknown,
+        format!("no repository here answers for `{shown}`: list it under a virtual repository's `serves`"),
+    )
+}

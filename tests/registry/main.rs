@@ -1,0 +1,17 @@
+//! The binary, as its users meet it: started with a `repositories.yml`, spoken to over HTTP, stopped and killed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test that meets the unexpected should stop there"
+)]
+
+mod bad_input;
+mod configuration;
+mod index;
+mod operations;
+mod outage;
+mod push;
+mod routing;
+mod support;
+mod virtual_repository;
