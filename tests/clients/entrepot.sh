@@ -1,0 +1,50 @@
+# shellcheck shell=bash
+# The registry under test: one server that is open to everyone on loopback, and one where pushing needs a login.
+
+entrepot=127.0.0.1:5000
+guarded=127.0.0.1:5010
+
+start_entrepot() {
+    cat >"$work/entrepot.yml" <<YAML
+server: { listen: "$entrepot" }
+storage: { path: $work/entrepot }
+repositories:
+  local: { type: local }
+  mirror:
+    type: remote
+    url: http://$upstream
+    insecure: true
+    credentials: { username: mirror, password: "\${UPSTREAM_PASSWORD}" }
+    tag_ttl: 1s
+  docker:
+    type: virtual
+    members: [{ repository: local, priority: true }, mirror]
+    push_to: local
+    serves: [docker.io]
+default: docker
+YAML
+    UPSTREAM_PASSWORD=glass start entrepot "$ENTREPOT_BIN" serve -c "$work/entrepot.yml"
+    wait_for entrepot curl -sf "http://$entrepot/readyz"
+}
+
+start_guarded_entrepot() {
+    mkdir -p "$work/guarded"
+    (cd "$work/guarded" && printf 'lovelace\n' | "$ENTREPOT_BIN" passwd ada >htpasswd)
+    cat >"$work/guarded/repositories.yml" <<YAML
+server: { listen: "$guarded" }
+storage: { path: $work/guarded/store }
+auth:
+  anonymous: pull
+  htpasswd: ./htpasswd
+  policies:
+    - { who: ["*"], may: [pull], on: "**" }
+    - { who: [ada], may: [pull, push], on: "**" }
+repositories:
+  local: { type: local }
+  mirror: { type: remote, url: "http://$upstream", insecure: true, credentials: { username: mirror, password: glass } }
+  docker: { type: virtual, members: [{ repository: local, priority: true }, mirror], push_to: local, serves: [docker.io] }
+default: docker
+YAML
+    start guarded "$ENTREPOT_BIN" serve -c "$work/guarded/repositories.yml"
+    wait_for guarded curl -sf "http://$guarded/readyz"
+}
