@@ -19,7 +19,6 @@ containerd_fresh() {
     start containerd containerd --config "$containerd_home/config.toml" --root "$containerd_home/root" \
         --state "$containerd_home/state" --address "$containerd_home/containerd.sock"
     wait_for containerd ctr version
-    : >"$containerd_home/login"
 }
 
 # containerd_host HOST URL [SETTING]: where HOST's images are fetched
@@ -28,17 +27,9 @@ containerd_host() {
     printf '[host."%s"]\ncapabilities = ["pull", "resolve", "push"]\n%s\n' "$2" "${3:-}" >"$containerd_home/hosts/$1/hosts.toml"
 }
 
-# registry_options SERVER...: how to reach it, and as whom
-registry_options() {
-    echo --hosts-dir "$containerd_home/hosts"
-    cat "$containerd_home/login"
-}
-
 # containerd_pull NAME DIGEST [PLATFORM]: and unpacks it
 containerd_pull() {
-    local options
-    mapfile -t options < <(registry_options | xargs -n 1)
-    ctr images pull "${options[@]}" --snapshotter native --platform "${3:-linux/amd64}" "$1"
+    ctr images pull --hosts-dir "$containerd_home/hosts" --snapshotter native --platform "${3:-linux/amd64}" "$1"
     same "$2" "$(containerd_digest "$1")" digest
 }
 
@@ -46,25 +37,16 @@ containerd_digest() { ctr images list "name==$1" | awk 'NR == 2 { print $3 }'; }
 
 # containerd_push NAME: pushes an image that it pulled before, and prints its digest
 containerd_push() {
-    local options source=$entrepot/team/tool:1
-    mapfile -t options < <(registry_options | xargs -n 1)
+    local source=$entrepot/team/tool:1
     containerd_pull "$source" "${digest_of[team/tool:1]}" >&2
-    ctr images push "${options[@]}" "$1" "$source" >&2
+    ctr images push --hosts-dir "$containerd_home/hosts" "$1" "$source" >&2
     containerd_digest "$source"
 }
 
 # containerd_push_index NAME: the same with an index and both its images
 containerd_push_index() {
-    local options source=$entrepot/team/multi:1
-    mapfile -t options < <(registry_options | xargs -n 1)
-    ctr content fetch "${options[@]}" --all-platforms "$source" >&2
-    ctr images push "${options[@]}" "$1" "$source" >&2
+    local source=$entrepot/team/multi:1
+    ctr content fetch --hosts-dir "$containerd_home/hosts" --all-platforms "$source" >&2
+    ctr images push --hosts-dir "$containerd_home/hosts" "$1" "$source" >&2
     containerd_digest "$source"
 }
-
-# ctr has no login: it is told each time. What it is told is proved by a push, for a pull may never ask for it.
-containerd_login() {
-    echo "--user $2:$3" >"$containerd_home/login"
-    containerd_push "$1/pushed/containerd-login:1"
-}
-containerd_logout() { : >"$containerd_home/login"; }

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The registry under test: one server that is open to everyone on loopback, and one where pushing needs a login.
+# The registry under test: one server that is open to everyone on loopback, and one where nobody may push.
 
 entrepot=127.0.0.1:5000
 guarded=127.0.0.1:5010
@@ -15,6 +15,7 @@ repositories:
     url: http://$upstream
     insecure: true
     credentials: { username: mirror, password: "\${UPSTREAM_PASSWORD}" }
+    token_realms: ["$realm"]
     tag_ttl: 1s
   docker:
     type: virtual
@@ -29,19 +30,13 @@ YAML
 
 start_guarded_entrepot() {
     mkdir -p "$work/guarded"
-    (cd "$work/guarded" && printf 'lovelace\n' | "$ENTREPOT_BIN" passwd ada >htpasswd)
     cat >"$work/guarded/repositories.yml" <<YAML
 server: { listen: "$guarded" }
 storage: { path: $work/guarded/store }
-auth:
-  anonymous: pull
-  htpasswd: ./htpasswd
-  policies:
-    - { who: ["*"], may: [pull], on: "**" }
-    - { who: [ada], may: [pull, push], on: "**" }
+auth: { anonymous: pull }
 repositories:
   local: { type: local }
-  mirror: { type: remote, url: "http://$upstream", insecure: true, credentials: { username: mirror, password: glass } }
+  mirror: { type: remote, url: "http://$upstream", insecure: true, credentials: { username: mirror, password: glass }, token_realms: ["$realm"] }
   docker: { type: virtual, members: [{ repository: local, priority: true }, mirror], push_to: local, serves: [docker.io] }
 default: docker
 YAML

@@ -55,5 +55,3 @@ podman_push_index() {
     cat "$podman_home/digest"
 }
 
-podman_login() { printf '%s' "$3" | podman login --username "$2" --password-stdin "$1"; }
-podman_logout() { podman logout "$1"; }

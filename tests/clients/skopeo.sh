@@ -45,5 +45,3 @@ skopeo_push_index() {
     cat "$skopeo_home/digest"
 }
 
-skopeo_login() { printf '%s' "$3" | skopeo login --username "$2" --password-stdin "$1"; }
-skopeo_logout() { skopeo logout "$1"; }
