@@ -254,7 +254,7 @@ async fn wrong_bytes_never_come_to_an_end_and_are_not_kept() {
             }
         };
         assert!(is_lie(&error), "{error}");
-        assert!(bytes < MIB, "{bytes} bytes were given away");
+        assert!(bytes <= MIB + 1 - 64 * 1024, "{bytes} bytes were given away");
         remote.assert_nothing_kept(&digest).await;
     }
     server.behave();
@@ -652,7 +652,9 @@ async fn an_upstream_that_refuses_delays_nobody_and_one_that_hangs_only_the_firs
     let server = Server::start().await;
     let put = server.put_image("a", "v1", &[]);
     server.put_image("b", "v1", &[]);
-    let remote = pulling(&impatient(&server)).await;
+    let mut config = impatient(&server);
+    config.revalidate_timeout = Duration::from_secs(1);
+    let remote = pulling(&config).await;
     remote.tag("a", "v1").await.unwrap().unwrap();
     remote.tag("b", "v1").await.unwrap().unwrap();
     let timed = |name: &'static str| {
@@ -672,22 +674,24 @@ async fn an_upstream_that_refuses_delays_nobody_and_one_that_hangs_only_the_firs
         }
     };
 
+    // Far less than the second that an answer is waited for; a machine that builds and tests at once needs some room.
+    let at_once = Duration::from_millis(300);
     server.stop().await;
-    assert!(timed("a").await < Duration::from_millis(50));
-    assert!(timed("b").await < Duration::from_millis(50));
+    assert!(timed("a").await < at_once);
+    assert!(timed("b").await < at_once);
     server.resume().await;
     back().await;
 
     server.on("* /v2/", ALWAYS, [Act::Hang]);
     let first = timed("a").await;
     assert!(
-        first >= Duration::from_millis(300) && first < Duration::from_millis(500),
+        first >= Duration::from_secs(1) && first < Duration::from_secs(2),
         "{first:?}"
     );
     let asked = server.asked("* /v2/");
     for name in ["a", "b", "a", "b"] {
         let next = timed(name).await;
-        assert!(next < Duration::from_millis(50), "{next:?}");
+        assert!(next < at_once, "{next:?}");
     }
     assert_eq!(server.asked("* /v2/"), asked, "nobody else asks meanwhile");
     server.behave();
@@ -700,7 +704,7 @@ async fn an_upstream_that_refuses_delays_nobody_and_one_that_hangs_only_the_firs
 
     // What is only slow is answered in the background, and the next one has it.
     let second = server.put_image("a", "v1", &[noise(10, 30)]);
-    server.on("HEAD /v2/", 1, [Act::Delay(Duration::from_millis(600))]);
+    server.on("HEAD /v2/", 1, [Act::Delay(Duration::from_millis(1500))]);
     let stale = remote.tag("a", "v1").await.unwrap().unwrap();
     assert_eq!((stale.outcome, &stale.value.digest), (Outcome::Stale, &put.digest));
     until("the answer is in", || {

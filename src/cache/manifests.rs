@@ -47,6 +47,9 @@ impl Inner {
             let told = self.ask(image, reference).await?;
             return self.accept(image, None, told).await;
         };
+        if self.freshness.step(held.age, false) == Step::Serve {
+            return Ok(Some(self.fresh(held)));
+        }
         let trouble = self.outage.why();
         match self.freshness.step(held.age, trouble.is_some()) {
             Step::Serve => Ok(Some(self.fresh(held))),

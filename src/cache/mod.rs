@@ -12,6 +12,7 @@
 mod blobs;
 mod download;
 mod error;
+mod fetch;
 mod flight;
 mod freshness;
 mod lists;
