@@ -782,6 +782,14 @@ async fn lists_are_upstreams_or_what_is_stored_with_a_warning() {
     assert_eq!(tags().await.unwrap().map(count), Some((1, true)));
     assert_eq!(referrers().await.unwrap(), Some((1, true)));
     assert!(remote.cache.tags(&image("none")).await.is_err());
+    let only_blob = remote.store.image(&key(), &image("only-blob"));
+    let blob = server.put_blob("only-blob", &noise(10, 40));
+    server.behave();
+    remote.whole("only-blob", &blob).await.unwrap();
+    assert!(only_blob.has_blob(&blob).await.unwrap().is_some());
+    server.on("* /v2/", ALWAYS, [Act::Status(500)]);
+    let untold = remote.cache.tags(&image("only-blob")).await;
+    assert!(untold.is_err(), "no tag is known, which is not the same as none");
     let unknown = remote.cache.referrers(&image("none"), &put.digest).await;
     assert!(unknown.is_err(), "nobody knows whether there are any");
     assert!(remote.cache.holds(&image("a")).await.unwrap());

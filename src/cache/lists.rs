@@ -44,14 +44,11 @@ impl Inner {
         }
     }
 
-    /// The stored tags of an image that is here at all.
+    /// The stored tags of an image. `None` for none: what was only ever pulled by digest says nothing about tags.
     async fn stored_tags(&self, image: &ImageName) -> Result<Option<Vec<Tag>>, Error> {
-        let here = self.here(image);
-        let (tags, _) = here.tags(&Page::default()).await?;
-        if tags.is_empty() && !here.exists().await? {
-            return Ok(None);
-        }
-        Ok(Some(tags.iter().filter_map(|tag| tag.parse().ok()).collect()))
+        let (tags, _) = self.here(image).tags(&Page::default()).await?;
+        let tags: Vec<Tag> = tags.iter().filter_map(|tag| tag.parse().ok()).collect();
+        Ok(Some(tags).filter(|tags| !tags.is_empty()))
     }
 
     fn only_stored<T>(&self, value: T, why: &str) -> Cached<T> {
