@@ -16,7 +16,7 @@ const FORMAT: u32 = 1;
 pub(super) fn claim(layout: &Layout, disk: &Disk) -> Result<File, Error> {
     let root = layout.root();
     let known = read_format(layout)?;
-    fs::create_dir_all(root).map_err(Error::disk(root))?;
+    make_root(root)?;
     let lock = lock(&layout.lock(), root)?;
     for directory in [layout.spool(), layout.uploads(), layout.blobs(), layout.repositories()] {
         disk.make_directories(&[&directory])?;
@@ -32,6 +32,23 @@ pub(super) fn claim(layout: &Layout, disk: &Disk) -> Result<File, Error> {
         disk.write(&layout.format(), format!("{FORMAT}\n").as_bytes())?;
     }
     Ok(lock)
+}
+
+/// Makes the directory of the store, durably like all that comes to lie in it.
+fn make_root(root: &Path) -> Result<(), Error> {
+    let missing: Vec<&Path> = root.ancestors().take_while(|above| !above.is_dir()).collect();
+    fs::create_dir_all(root).map_err(Error::disk(root))?;
+    for parent in missing.into_iter().filter_map(Path::parent) {
+        // The parent of `data` is written as nothing.
+        let parent = if parent.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            parent
+        };
+        let synced = File::open(parent).and_then(|directory| directory.sync_all());
+        synced.map_err(Error::disk(parent))?;
+    }
+    Ok(())
 }
 
 /// Whether the tree says that it is of a version we know; one that says nothing is new, or registry:2's.

@@ -64,8 +64,12 @@ impl Image {
 
     /// Whether anything of it is here: a manifest, or a blob of one that is still being pushed.
     pub async fn exists(&self) -> Result<bool, Error> {
-        self.read(|image| image.inner.records.holds_anything(&image.place))
-            .await
+        self.read(|image| {
+            let Inner { records, .. } = &*image.inner;
+            let mut anything = records.revisions(&image.place).chain(records.layers(&image.place));
+            Ok(anything.next().transpose()?.is_some())
+        })
+        .await
     }
 
     /// The size of a blob that may be read in this image.
@@ -199,13 +203,10 @@ impl Image {
         self.write(move |image| {
             let Inner { records, index, .. } = &*image.inner;
             let mut tags = index.tags_meaning(&image.place, &digest);
-            let on_disk = records.tags(&image.place)?;
-            tags.extend(
-                on_disk
-                    .into_iter()
-                    .filter(|(_, meant)| *meant == digest)
-                    .map(|(tag, _)| tag),
-            );
+            for read in records.tags(&image.place) {
+                let (tag, meant) = read?;
+                tags.extend((meant == digest).then_some(tag));
+            }
             tags.sort_unstable();
             tags.dedup();
             let removed = tags

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::IndexCounts;
-use super::disk::{Disk, is_absence};
+use super::disk::Disk;
 use super::error::Error;
 use super::layout::{Layout, Place};
 use super::rows::{self, Changes};
@@ -69,7 +69,8 @@ impl Index {
         fill: impl FnOnce(&mut Filler<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         drop(self.take());
-        set_aside(&self.layout, reason)?;
+        wait_until_closed(&stamp::engine(&self.layout));
+        stamp::set_aside(&self.layout, &self.disk, reason)?;
         let path = stamp::engine(&self.layout);
         self.disk.make_directories(&[&path])?;
         stamp::begin(&self.layout, &self.disk)?;
@@ -386,26 +387,97 @@ fn wait_until_closed(path: &Path) -> bool {
     true
 }
 
-/// Makes room for a new index. A damaged one is kept for whoever wants to know, but no more than one.
-fn set_aside(layout: &Layout, reason: Reason) -> Result<(), Error> {
-    let index = layout.index();
-    wait_until_closed(&stamp::engine(layout));
-    let gone = |result: std::io::Result<()>| match result {
-        Err(error) if !is_absence(&error) => Err(Error::disk(&index)(error)),
-        _ => Ok(()),
-    };
-    if reason != Reason::Damaged {
-        return gone(fs::remove_dir_all(&index));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closed_index(root: &Path) -> (Layout, Arc<Disk>, Totals) {
+        let layout = Layout::new(root);
+        let disk = Arc::new(Disk::new(&layout));
+        for directory in [layout.spool(), layout.index()] {
+            disk.make_directories(&[&directory]).unwrap();
+        }
+        fs::write(layout.lock(), "").unwrap();
+        let (index, reason) = Index::open(&layout, &disk);
+        assert_eq!(reason, Some(Reason::Missing));
+        let place = Place {
+            repository: "r".parse().unwrap(),
+            image: "i".parse().unwrap(),
+        };
+        let tags = |filler: &mut Filler<'_>| {
+            (0..1000).try_for_each(|n| {
+                let tag: Tag = format!("v{n}").parse().unwrap();
+                let digest = Digest::of(crate::oci::Algorithm::Sha256, &[0]);
+                filler.add(|changes| changes.tag(&place, &tag, &digest, None))
+            })
+        };
+        index.rebuild(Reason::Missing, tags).unwrap();
+        let totals = *index.engine.read().unwrap().as_ref().unwrap().totals.lock().unwrap();
+        index.close().unwrap();
+        (layout, disk, totals)
     }
-    for entry in fs::read_dir(layout.root()).into_iter().flatten().flatten() {
-        if entry.file_name().as_encoded_bytes().starts_with(b"index.broken-") {
-            gone(fs::remove_dir_all(entry.path()))?;
+
+    /// Damages the index in a way that its stamp vouches for, as a bug of the engine would.
+    fn after(damage: impl FnOnce(&Path)) -> Option<Reason> {
+        let root = tempfile::tempdir().unwrap();
+        let (layout, disk, totals) = closed_index(root.path());
+        let engine = stamp::engine(&layout);
+        damage(&engine);
+        assert!(wait_until_closed(&engine));
+        stamp::end(&layout, &disk, totals).unwrap();
+        Index::open(&layout, &disk).1
+    }
+
+    #[test]
+    fn an_engine_that_does_not_give_back_what_it_was_given_is_found_out() {
+        assert_eq!(after(|_| ()), None);
+        let lost_row = |path: &Path| {
+            let tree = sled::open(path).unwrap();
+            tree.pop_max().unwrap();
+            tree.flush().unwrap();
+        };
+        assert_eq!(after(lost_row), Some(Reason::Damaged));
+        let other_row = |path: &Path| {
+            let tree = sled::open(path).unwrap();
+            let (key, _) = tree.pop_max().unwrap().unwrap();
+            tree.insert(key, "another").unwrap();
+            tree.flush().unwrap();
+        };
+        assert_eq!(after(other_row), Some(Reason::Damaged));
+    }
+
+    #[test]
+    fn an_engine_that_panics_or_opens_empty_is_found_out() {
+        assert_eq!(
+            after(|path| fs::write(path.join("db"), "").unwrap()),
+            Some(Reason::Damaged)
+        );
+        assert_eq!(
+            after(|path| fs::write(path.join("conf"), [0xff; 62]).unwrap()),
+            Some(Reason::Damaged)
+        );
+        for at in [0, 100, 10_000, 20_000] {
+            let junk = |path: &Path| {
+                use std::os::unix::fs::FileExt as _;
+                let file = File::options().write(true).open(path.join("db")).unwrap();
+                file.write_all_at(&vec![0xff; 40_000], at).unwrap();
+            };
+            assert_eq!(after(junk), Some(Reason::Damaged), "junk at {at}");
         }
     }
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    let aside = layout.root().join(format!("index.broken-{}", now.as_secs()));
-    tracing::warn!(path = %aside.display(), "the damaged index is kept there");
-    gone(fs::rename(&index, &aside))
+
+    #[test]
+    fn a_call_that_panics_is_an_error_and_nothing_is_believed_after_it() {
+        let root = tempfile::tempdir().unwrap();
+        let (layout, disk, _) = closed_index(root.path());
+        let (index, reason) = Index::open(&layout, &disk);
+        assert_eq!(reason, None);
+        assert_eq!(index.counts().unwrap().tags, 1000);
+        let died: Result<(), Error> = index.read(|_| panic!("as the engine does"));
+        assert!(matches!(died, Err(Error::Index(_))));
+        assert!(matches!(index.counts(), Err(Error::Index(_))));
+        assert!(index.close().is_err());
+        drop(index);
+        assert_eq!(Index::open(&layout, &disk).1, Some(Reason::Unclean));
+    }
 }

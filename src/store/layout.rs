@@ -16,7 +16,7 @@
 //! ├── index/{session,sled/}                     what can be rebuilt from the rest
 //! ├── index.stamp                               that the index was closed cleanly, and what was in it
 //! ├── format                                    which version of this tree it is
-//! └── lock                                      held by the process that has the store open
+//! └── lock                                      held by the process that has the store open; names its session
 //! ```
 //!
 //! A `link` holds a digest as text, `sha256:…`, without a line end. The names of images nest, and one may be a prefix

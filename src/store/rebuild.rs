@@ -38,7 +38,7 @@ pub(super) fn rebuild(index: &Index, records: &Records, reason: Reason) -> Resul
 pub(super) fn has_records(records: &Records) -> Result<bool, Error> {
     let mut found = false;
     walk(records, &mut |place| {
-        found = found || records.revisions(place)?.next().is_some() || records.layers(place)?.next().is_some();
+        found = found || records.revisions(place).next().is_some() || records.layers(place).next().is_some();
         Ok(found)
     })?;
     Ok(found)
@@ -94,19 +94,18 @@ fn directories(path: &Path) -> Vec<(PathBuf, String)> {
 
 /// Adds the rows of one image.
 fn fill(records: &Records, place: &Place, filler: &mut Filler<'_>) -> Result<bool, Error> {
-    for (tag, digest) in records.tags(place)? {
+    for (tag, digest) in records.tags(place).filter_map(|read| readable(place, read.map(Some))) {
         filler.add(|changes| changes.tag(place, &tag, &digest, None))?;
     }
-    for digest in records.revisions(place)? {
-        if let Some((manifest, contents)) = readable(place, digest.and_then(|digest| records.manifest(place, &digest)))
-        {
-            filler.add(|changes| changes.manifest(place, &manifest, &contents))?;
-        }
+    let manifest = |digest: Result<Digest, Error>| digest.and_then(|digest| records.manifest(place, &digest));
+    for (manifest, contents) in records
+        .revisions(place)
+        .filter_map(|read| readable(place, manifest(read)))
+    {
+        filler.add(|changes| changes.manifest(place, &manifest, &contents))?;
     }
-    for digest in records.layers(place)? {
-        if let Some(digest) = readable(place, digest.map(Some)) {
-            filler.add(|changes| changes.blob(place, &digest))?;
-        }
+    for digest in records.layers(place).filter_map(|read| readable(place, read.map(Some))) {
+        filler.add(|changes| changes.blob(place, &digest))?;
     }
     Ok(false)
 }
@@ -120,11 +119,10 @@ fn readable<T>(place: &Place, read: Result<Option<T>, Error>) -> Option<T> {
 
 /// What [`Index::tags`] answers, without it.
 pub(super) fn tags(records: &Records, place: &Place, page: &Page) -> Result<(Vec<String>, bool), Error> {
-    let mut tags: Vec<String> = records
-        .tags(place)?
-        .into_iter()
-        .map(|(tag, _)| tag.to_string())
-        .collect();
+    let mut tags = Vec::new();
+    for read in records.tags(place) {
+        tags.push(read?.0.to_string());
+    }
     tags.sort_unstable();
     Ok(page.cut(tags))
 }
@@ -133,7 +131,7 @@ pub(super) fn tags(records: &Records, place: &Place, page: &Page) -> Result<(Vec
 pub(super) fn images(records: &Records, repository: &RepositoryKey) -> Result<Vec<ImageName>, Error> {
     let mut images = Vec::new();
     walk(records, &mut |place| {
-        if place.repository == *repository && records.revisions(place)?.next().is_some() {
+        if place.repository == *repository && records.revisions(place).next().transpose()?.is_some() {
             images.push(place.image.clone());
         }
         Ok(false)
@@ -145,7 +143,7 @@ pub(super) fn images(records: &Records, repository: &RepositoryKey) -> Result<Ve
 /// What [`Index::referrers`] answers, without it.
 pub(super) fn referrers(records: &Records, place: &Place, subject: &Digest) -> Result<Vec<Descriptor>, Error> {
     let mut referrers = Vec::new();
-    for digest in records.revisions(place)? {
+    for digest in records.revisions(place) {
         if let Some((manifest, contents)) = records.manifest(place, &digest?)?
             && contents.subject.as_ref().is_some_and(|about| about.digest == *subject)
         {

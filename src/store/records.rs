@@ -136,65 +136,41 @@ impl Records {
         Ok(was_there)
     }
 
-    /// The tags that mean something.
-    pub(super) fn tags(&self, place: &Place) -> Result<Vec<(Tag, Digest)>, Error> {
-        let mut tags = Vec::new();
-        for tag in names::<Tag>(&self.layout.tags(place))? {
-            if let Some(digest) = self.tag(place, &tag)? {
-                tags.push((tag, digest));
-            }
-        }
-        Ok(tags)
+    /// The tags that mean something, in no order. Like the next two, it reads on as it is asked to.
+    pub(super) fn tags(&self, place: &Place) -> impl Iterator<Item = Result<(Tag, Digest), Error>> {
+        names::<Tag>(self.layout.tags(place)).filter_map(|tag| {
+            let meant = tag.and_then(|tag| Ok(self.tag(place, &tag)?.map(|digest| (tag, digest))));
+            meant.transpose()
+        })
     }
 
     /// The manifests that the image says it has.
-    pub(super) fn revisions(&self, place: &Place) -> Result<impl Iterator<Item = Result<Digest, Error>>, Error> {
+    pub(super) fn revisions(&self, place: &Place) -> impl Iterator<Item = Result<Digest, Error>> {
         self.linked(self.layout.revisions(place))
     }
 
     /// The blobs that may be read in the image.
-    pub(super) fn layers(&self, place: &Place) -> Result<impl Iterator<Item = Result<Digest, Error>>, Error> {
+    pub(super) fn layers(&self, place: &Place) -> impl Iterator<Item = Result<Digest, Error>> {
         self.linked(self.layout.layers(place))
     }
 
-    /// Whether the image has a manifest or a blob. Looks no further than the first, however many there are.
-    pub(super) fn holds_anything(&self, place: &Place) -> Result<bool, Error> {
-        for directory in [self.layout.revisions(place), self.layout.layers(place)] {
-            for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-                let below = directory.join(algorithm.as_str());
-                let entries = match fs::read_dir(&below) {
-                    Ok(entries) => entries,
-                    Err(error) if is_absence(&error) => continue,
-                    Err(error) => return Err(Error::disk(&below)(error)),
-                };
-                for entry in entries {
-                    let name = entry.map_err(Error::disk(&below))?.file_name();
-                    let digest = name.to_str().and_then(|hex| format!("{algorithm}:{hex}").parse().ok());
-                    if let Some(digest) = digest
-                        && self.holds(&linked(directory.clone(), &digest), &digest)?
-                    {
-                        return Ok(true);
-                    }
-                }
+    /// The digests that have a sound link below a directory.
+    fn linked(&self, directory: PathBuf) -> impl Iterator<Item = Result<Digest, Error>> {
+        let algorithms = [Algorithm::Sha256, Algorithm::Sha512].into_iter();
+        let named = algorithms.flat_map({
+            let directory = directory.clone();
+            move |algorithm| {
+                names::<String>(directory.join(algorithm.as_str()))
+                    .map(move |name| name.map(|name| format!("{algorithm}:{name}").parse().ok()))
             }
-        }
-        Ok(false)
-    }
-
-    /// The digests that have a sound link below a directory. The links are read as they are asked for.
-    fn linked(&self, directory: PathBuf) -> Result<impl Iterator<Item = Result<Digest, Error>>, Error> {
-        let mut named = Vec::new();
-        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-            for name in names::<String>(&directory.join(algorithm.as_str()))? {
-                named.extend(format!("{algorithm}:{name}").parse::<Digest>());
-            }
-        }
-        Ok(named.into_iter().filter_map(move |digest| {
-            let link = linked(directory.clone(), &digest);
-            self.holds(&link, &digest)
-                .map(|holds| holds.then_some(digest))
-                .transpose()
-        }))
+        });
+        named.filter_map(move |digest: Result<Option<Digest>, Error>| {
+            let sound = digest.and_then(|digest| match digest {
+                Some(digest) if self.holds(&linked(directory.clone(), &digest), &digest)? => Ok(Some(digest)),
+                _ => Ok(None),
+            });
+            sound.transpose()
+        })
     }
 
     fn make_parents(&self, paths: &[&Path]) -> Result<(), Error> {
@@ -226,16 +202,15 @@ fn tidy(directory: Option<&Path>) {
 }
 
 /// The entries of a directory whose names are of a kind; none when it is not there.
-fn names<T: FromStr>(directory: &Path) -> Result<Vec<T>, Error> {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if is_absence(&error) => return Ok(Vec::new()),
-        Err(error) => return Err(Error::disk(directory)(error)),
+fn names<T: FromStr>(directory: PathBuf) -> impl Iterator<Item = Result<T, Error>> {
+    let (entries, failed) = match fs::read_dir(&directory) {
+        Ok(entries) => (Some(entries), None),
+        Err(error) if is_absence(&error) => (None, None),
+        Err(error) => (None, Some(Error::disk(&directory)(error))),
     };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(Error::disk(directory))?.file_name();
-        names.extend(name.to_str().and_then(|name| name.parse().ok()));
-    }
-    Ok(names)
+    let names = entries.into_iter().flatten().filter_map(move |entry| match entry {
+        Ok(entry) => entry.file_name().to_str()?.parse().ok().map(Ok),
+        Err(error) => Some(Err(Error::disk(&directory)(error))),
+    });
+    names.chain(failed.map(Err))
 }

@@ -6,11 +6,12 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::disk::{Disk, read_small};
+use super::disk::{Disk, is_absence, read_small};
 use super::error::Error;
 use super::layout::Layout;
 use crate::oci::Algorithm;
@@ -147,6 +148,31 @@ pub(super) fn end(layout: &Layout, disk: &Disk, totals: Totals) -> Result<(), Er
     };
     let text = serde_json::to_vec(&stamp).unwrap_or_default();
     disk.write(&layout.index_stamp(), &text)
+}
+
+/// Makes room for a new index. A damaged one is kept for whoever wants to know, but no more than one.
+pub(super) fn set_aside(layout: &Layout, disk: &Disk, reason: Reason) -> Result<(), Error> {
+    // First of all: should the rest fail, nobody must take what stays for what was closed.
+    disk.remove(&layout.index_stamp())?;
+    let index = layout.index();
+    let gone = |result: io::Result<()>| match result {
+        Err(error) if !is_absence(&error) => Err(Error::disk(&index)(error)),
+        _ => Ok(()),
+    };
+    if reason != Reason::Damaged {
+        return gone(fs::remove_dir_all(&index));
+    }
+    for entry in fs::read_dir(layout.root()).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(b"index.broken-") {
+            gone(fs::remove_dir_all(entry.path()))?;
+        }
+    }
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let aside = layout.root().join(format!("index.broken-{}", now.as_secs()));
+    tracing::warn!(path = %aside.display(), "the damaged index is kept there");
+    gone(fs::rename(&index, &aside))
 }
 
 /// Where the engine's files lie, apart from ours.
