@@ -461,12 +461,6 @@ async fn a_fetch_under_way_is_joined_by_another_image_only_with_upstreams_leave(
 
     // A fetch that comes to nothing for one image says nothing about another.
     let other = server.put_blob("b", &noise(MIB, 20));
-    let gate = Gate::new();
-    server.on(
-        "GET /v2/a/blobs/",
-        1,
-        [Act::Status(404), Act::HoldAfter(0, gate.clone())],
-    );
     server.on(
         "GET /v2/a/blobs/",
         1,
