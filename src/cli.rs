@@ -20,7 +20,8 @@ use crate::http::healthcheck;
 use crate::store::Store;
 use crate::telemetry::{Metrics, logs};
 
-/// The file that is read when none is named.
+/// What a configuration is called. Only `check` looks for it by itself: a server does what it is told, or what is
+/// built in, and not what happens to lie where it was started.
 const DEFAULT_FILE: &str = "repositories.yml";
 
 /// An OCI registry: local, remote and virtual repositories behind one endpoint.
@@ -36,7 +37,7 @@ struct Cli {
 /// Where the configuration is.
 #[derive(Debug, Clone, Default, Args)]
 struct File {
-    /// The configuration; without it `repositories.yml` here, and without that the embedded default.
+    /// The configuration; without it, what is built in: a local repository, Docker Hub, and both behind one name.
     #[arg(short = 'c', long = "config", value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -68,7 +69,7 @@ pub fn run() -> ExitCode {
     match cli.command {
         None => serve(&cli.file),
         Some(Command::Serve(file)) => serve(&file.or(cli.file)),
-        Some(Command::Check(file)) => check(&file.or(cli.file)),
+        Some(Command::Check(file)) => check(&file.or(cli.file).or_here()),
         Some(Command::Schema) => {
             println!("{}", config::schema());
             ExitCode::SUCCESS
@@ -86,19 +87,31 @@ impl File {
     }
 
     fn source(&self) -> Source {
-        let path = self.config.clone().or_else(|| {
-            let path = Path::new(DEFAULT_FILE);
-            path.exists().then(|| path.to_owned())
-        });
         Source {
-            path,
+            path: self.config.clone(),
             environment: Environment::of_process(),
+        }
+    }
+
+    /// The same, with the file that lies here when none is named.
+    fn or_here(self) -> Self {
+        Self {
+            config: self
+                .config
+                .or_else(|| is_here().then(|| Path::new(DEFAULT_FILE).to_owned())),
         }
     }
 }
 
+fn is_here() -> bool {
+    Path::new(DEFAULT_FILE).exists()
+}
+
 fn serve(file: &File) -> ExitCode {
     let source = file.source();
+    if source.path.is_none() && is_here() {
+        eprintln!("the built-in configuration is used; `entrepot serve -c {DEFAULT_FILE}` reads the file here");
+    }
     let loaded = match load(&source) {
         Ok(loaded) => loaded,
         Err(code) => return code,
@@ -116,12 +129,15 @@ fn check(file: &File) -> ExitCode {
     match source.load() {
         Ok(loaded) => {
             print_problems(&loaded.warnings);
-            println!("{} repositories, no problems", loaded.config.repositories.len());
+            println!(
+                "{}, no problems",
+                count(loaded.config.repositories.len(), "repository", "repositories")
+            );
             ExitCode::SUCCESS
         }
         Err(problems) => {
             print_problems(&problems);
-            eprintln!("{}", count(problems.len()));
+            eprintln!("{}", count(problems.len(), "problem", "problems"));
             ExitCode::FAILURE
         }
     }
@@ -166,12 +182,15 @@ fn health(file: &File) -> ExitCode {
 fn load(source: &Source) -> Result<Loaded, ExitCode> {
     match source.load() {
         Ok(loaded) => {
-            print_problems(&loaded.warnings);
+            // Of what is built in there is nothing that the reader could mend.
+            if source.path.is_some() {
+                print_problems(&loaded.warnings);
+            }
             Ok(loaded)
         }
         Err(problems) => {
             print_problems(&problems);
-            eprintln!("{}", count(problems.len()));
+            eprintln!("{}", count(problems.len(), "problem", "problems"));
             Err(ExitCode::from(2))
         }
     }
@@ -183,11 +202,9 @@ fn print_problems(problems: &[Problem]) {
     }
 }
 
-fn count(problems: usize) -> String {
-    match problems {
-        1 => "1 problem".to_owned(),
-        several => format!("{several} problems"),
-    }
+fn count(number: usize, one: &str, several: &str) -> String {
+    let what = if number == 1 { one } else { several };
+    format!("{number} {what}")
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {

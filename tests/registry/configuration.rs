@@ -84,6 +84,35 @@ fn the_schema_is_json_and_knows_the_keys() {
 }
 
 #[test]
+fn without_a_file_named_the_built_in_configuration_serves() {
+    let directory = temporary();
+    std::fs::write(directory.path().join("repositories.yml"), ONE).expect("written");
+    let mut command = entrepot(&[]);
+    command
+        .current_dir(directory.path())
+        .env("ENTREPOT__SERVER__LISTEN", "127.0.0.1:0");
+    let registry = Registry::started_by(&directory, &mut command);
+    let runtime = tokio::runtime::Runtime::new().expect("a run time");
+    let status = |path: &str| runtime.block_on(registry.get(path).send()).expect("an answer").status();
+    for key in ["docker-local", "docker-hub", "docker"] {
+        assert_eq!(status(&format!("/{key}/v2/")), StatusCode::OK, "{key}");
+    }
+    assert_eq!(
+        status("/images/v2/"),
+        StatusCode::NOT_FOUND,
+        "the file that lies here was read"
+    );
+    let output = entrepot(&["check"])
+        .current_dir(directory.path())
+        .output()
+        .expect("it runs");
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("1 repository, no problems"),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn a_wrong_command_line_is_exit_2() {
     let output = entrepot(&["serv"]).output().expect("it runs");
     assert_eq!(output.status.code(), Some(2));

@@ -44,8 +44,12 @@ impl Registry {
     pub(crate) fn start_in(directory: &Arc<TempDir>, configuration: &str) -> Self {
         let file = directory.path().join("repositories.yml");
         std::fs::write(&file, configuration).expect("a configuration file");
-        let mut child = entrepot(&["serve", "-c"])
-            .arg(&file)
+        Self::started_by(directory, entrepot(&["serve", "-c"]).arg(&file))
+    }
+
+    /// The one that this command starts.
+    pub(crate) fn started_by(directory: &Arc<TempDir>, command: &mut Command) -> Self {
+        let mut child = command
             .env("ENTREPOT_LOG_FORMAT", "json")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
