@@ -46,9 +46,14 @@ struct Engine {
 }
 
 impl Index {
-    /// Opens what is there, if it is beyond doubt; otherwise the reason why it has to be rebuilt.
-    pub(super) fn open(layout: &Layout, disk: &Arc<Disk>) -> (Self, Option<Reason>) {
-        let opened = Engine::open_trusted(layout, disk);
+    /// Opens what is there, if it is beyond doubt; otherwise the reason why it has to be rebuilt. `has_changed` tells
+    /// whether the tree has since then.
+    pub(super) fn open(
+        layout: &Layout,
+        disk: &Arc<Disk>,
+        has_changed: impl FnOnce(SystemTime) -> bool,
+    ) -> (Self, Option<Reason>) {
+        let opened = Engine::open_trusted(layout, disk, has_changed);
         let (engine, reason) = match opened {
             Ok(engine) => (Some(engine), None),
             Err(reason) => (None, Some(reason)),
@@ -284,8 +289,15 @@ impl Filler<'_> {
 }
 
 impl Engine {
-    fn open_trusted(layout: &Layout, disk: &Disk) -> Result<Self, Reason> {
-        let expected = stamp::examine(layout)?;
+    fn open_trusted(
+        layout: &Layout,
+        disk: &Disk,
+        has_changed: impl FnOnce(SystemTime) -> bool,
+    ) -> Result<Self, Reason> {
+        let (expected, closed) = stamp::examine(layout)?;
+        if has_changed(closed) {
+            return Err(Reason::Outdated);
+        }
         stamp::begin(layout, disk).map_err(|_| Reason::Damaged)?;
         let doubt = |error: String| {
             tracing::warn!(%error, "the index does not open as it was closed");
@@ -394,11 +406,10 @@ mod tests {
     fn closed_index(root: &Path) -> (Layout, Arc<Disk>, Totals) {
         let layout = Layout::new(root);
         let disk = Arc::new(Disk::new(&layout));
-        for directory in [layout.spool(), layout.index()] {
-            disk.make_directories(&[&directory]).unwrap();
+        for directory in [layout.spool(), layout.repositories()] {
+            fs::create_dir_all(directory).unwrap();
         }
-        fs::write(layout.lock(), "").unwrap();
-        let (index, reason) = Index::open(&layout, &disk);
+        let (index, reason) = Index::open(&layout, &disk, |_| false);
         assert_eq!(reason, Some(Reason::Missing));
         let place = Place {
             repository: "r".parse().unwrap(),
@@ -425,7 +436,7 @@ mod tests {
         damage(&engine);
         assert!(wait_until_closed(&engine));
         stamp::end(&layout, &disk, totals).unwrap();
-        Index::open(&layout, &disk).1
+        Index::open(&layout, &disk, |_| false).1
     }
 
     #[test]
@@ -470,7 +481,7 @@ mod tests {
     fn a_call_that_panics_is_an_error_and_nothing_is_believed_after_it() {
         let root = tempfile::tempdir().unwrap();
         let (layout, disk, _) = closed_index(root.path());
-        let (index, reason) = Index::open(&layout, &disk);
+        let (index, reason) = Index::open(&layout, &disk, |_| false);
         assert_eq!(reason, None);
         assert_eq!(index.counts().unwrap().tags, 1000);
         let died: Result<(), Error> = index.read(|_| panic!("as the engine does"));
@@ -478,6 +489,6 @@ mod tests {
         assert!(matches!(index.counts(), Err(Error::Index(_))));
         assert!(index.close().is_err());
         drop(index);
-        assert_eq!(Index::open(&layout, &disk).1, Some(Reason::Unclean));
+        assert_eq!(Index::open(&layout, &disk, |_| false).1, Some(Reason::Unclean));
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! <path>
 //! ├── docker/registry/v2                        registry:2's own tree: the truth
+//! │   ├── entrepot-session                      ours: which session of ours was the last to change it
 //! │   ├── blobs/<alg>/<2 hex>/<hex>/data        the bytes of blobs and manifests
 //! │   └── repositories/<key>/<image…>
 //! │       ├── _layers/<alg>/<hex>/link          this blob may be read in this image
@@ -16,7 +17,7 @@
 //! ├── index/{session,sled/}                     what can be rebuilt from the rest
 //! ├── index.stamp                               that the index was closed cleanly, and what was in it
 //! ├── format                                    which version of this tree it is
-//! └── lock                                      held by the process that has the store open; names its session
+//! └── lock                                      held by the process that has the store open
 //! ```
 //!
 //! A `link` holds a digest as text, `sha256:…`, without a line end. The names of images nest, and one may be a prefix
@@ -59,6 +60,11 @@ impl Layout {
 
     pub(super) fn blobs(&self) -> PathBuf {
         self.registry.join("blobs")
+    }
+
+    /// In the tree that it speaks of: another tree in its place has another one, or none.
+    pub(super) fn session(&self) -> PathBuf {
+        self.registry.join("entrepot-session")
     }
 
     /// The bytes of a blob.

@@ -112,7 +112,7 @@ impl Inner {
             blobs: Arc::clone(&blobs),
         };
         let uploads = Arc::new(Uploads::open(&blobs, options)?);
-        let (index, reason) = Index::open(&layout, &disk);
+        let (index, reason) = Index::open(&layout, &disk, |closed| rebuild::has_changed(&layout, closed));
         let inner = Self {
             disk,
             blobs,

@@ -1,21 +1,23 @@
 //! The index from the tree: every image is visited, every record read. What is damaged is told and left out.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use std::{fs, io};
 
 use super::IndexCounts;
+use super::disk::is_absence;
 use super::error::Error;
 use super::index::{Filler, Index};
-use super::layout::Place;
+use super::layout::{Layout, Place};
 use super::records::Records;
 use super::stamp::Reason;
-use crate::oci::{Descriptor, Digest, ImageName, Page, RepositoryKey};
+use crate::oci::{Algorithm, Descriptor, Digest, ImageName, Page, RepositoryKey};
 
 /// Rebuilds the index. Nobody must write meanwhile.
 pub(super) fn rebuild(index: &Index, records: &Records, reason: Reason) -> Result<IndexCounts, Error> {
     let began = std::time::Instant::now();
     index.rebuild(reason, |filler| {
-        walk(records, &mut |place| fill(records, place, filler))
+        walk(&records.layout, &mut |place| fill(records, place, filler))
     })?;
     let counts = index.counts()?;
     // There is nothing to tell about a store in which nothing is yet.
@@ -37,17 +39,40 @@ pub(super) fn rebuild(index: &Index, records: &Records, reason: Reason) -> Resul
 /// Whether there is any record that an index would have to know.
 pub(super) fn has_records(records: &Records) -> Result<bool, Error> {
     let mut found = false;
-    walk(records, &mut |place| {
+    walk(&records.layout, &mut |place| {
         found = found || records.revisions(place).next().is_some() || records.layers(place).next().is_some();
         Ok(found)
     })?;
     Ok(found)
 }
 
+/// Whether anything that the index lists was added to the tree or taken from it later than then, by somebody else. What
+/// a tag means does not matter here: that is read from the tree.
+pub(super) fn has_changed(layout: &Layout, since: SystemTime) -> bool {
+    // What cannot be looked at may have changed.
+    let is_later = |path: &Path| match fs::metadata(path).and_then(|found| found.modified()) {
+        Ok(modified) => modified > since,
+        Err(error) => !is_absence(&error),
+    };
+    let mut changed = is_later(&layout.repositories());
+    let walked = walk(layout, &mut |place| {
+        let image = layout.image(place);
+        let nested = image.ancestors().take(1 + place.image.components().count());
+        let mut listings = vec![layout.tags(place)];
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            listings.push(layout.revisions(place).join(algorithm.as_str()));
+            listings.push(layout.layers(place).join(algorithm.as_str()));
+        }
+        changed = changed || nested.map(Path::to_owned).chain(listings).any(|path| is_later(&path));
+        Ok(changed)
+    });
+    changed || walked.is_err()
+}
+
 /// Visits every image on the disk, in no order, until told that it is enough.
-fn walk(records: &Records, visit: &mut dyn FnMut(&Place) -> Result<bool, Error>) -> Result<(), Error> {
+fn walk(layout: &Layout, visit: &mut dyn FnMut(&Place) -> Result<bool, Error>) -> Result<(), Error> {
     // A directory that is no key, as registry:2 may have left here, cannot be reached and needs no rows.
-    let keys = directories(&records.layout.repositories()).into_iter();
+    let keys = directories(&layout.repositories()).into_iter();
     let keys = keys.filter_map(|(path, name)| Some((path, name.parse::<RepositoryKey>().ok()?)));
     let mut open: Vec<(PathBuf, RepositoryKey, Option<ImageName>)> =
         keys.map(|(path, key)| (path, key, None)).collect();
@@ -130,7 +155,7 @@ pub(super) fn tags(records: &Records, place: &Place, page: &Page) -> Result<(Vec
 /// What [`Index::images`] answers, without it.
 pub(super) fn images(records: &Records, repository: &RepositoryKey) -> Result<Vec<ImageName>, Error> {
     let mut images = Vec::new();
-    walk(records, &mut |place| {
+    walk(&records.layout, &mut |place| {
         if place.repository == *repository && records.revisions(place).next().transpose()?.is_some() {
             images.push(place.image.clone());
         }

@@ -1,10 +1,11 @@
 //! How we know that the index is the one we closed: a stamp beside it, written last and removed first.
 //!
-//! It is believed only if everything agrees: the session that wrote it with the one that last had the store, every
-//! byte of the index's files, and then, once the engine has opened them, the number and the sum of what it returns.
+//! It is believed only if everything agrees: the session that wrote it with the one that last had the tree, every byte
+//! of the index's files, and then, once the engine has opened them, the number and the sum of what it returns. And only
+//! if nobody has added to the tree or taken from it since.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -91,8 +92,8 @@ struct Version {
     format: u32,
 }
 
-/// Whether the files of the index are those that were closed last; if so, what they hold.
-pub(super) fn examine(layout: &Layout) -> Result<Totals, Reason> {
+/// Whether the files of the index are those that were closed last; if so, what they hold, and when that was.
+pub(super) fn examine(layout: &Layout) -> Result<(Totals, SystemTime), Reason> {
     let engine = engine(layout);
     if fs::read_dir(&engine).map_or(true, |mut entries| entries.next().is_none()) {
         return Err(Reason::Missing);
@@ -107,18 +108,22 @@ pub(super) fn examine(layout: &Layout) -> Result<Totals, Reason> {
         return Err(Reason::Outdated);
     }
     let stamp: Stamp = serde_json::from_slice(&text).map_err(|_| Reason::Damaged)?;
-    for session in [session(&layout.lock()), session(&own_session(layout))] {
-        match session {
-            Some(session) if session == stamp.session => {}
-            Some(_) => return Err(Reason::Outdated),
-            None => return Err(Reason::Damaged),
-        }
+    // Another tree in its place has another session, or none.
+    if session(&layout.session()).as_ref() != Some(&stamp.session) {
+        return Err(Reason::Outdated);
+    }
+    match session(&own_session(layout)) {
+        Some(session) if session == stamp.session => {}
+        Some(_) => return Err(Reason::Outdated),
+        None => return Err(Reason::Damaged),
     }
     if hash_files(&engine).ok().as_deref() != Some(&*stamp.files) {
         return Err(Reason::Damaged);
     }
     let sum = u128::from_str_radix(&stamp.sum, 16).map_err(|_| Reason::Damaged)?;
-    Ok(Totals { rows: stamp.rows, sum })
+    let closed = fs::metadata(layout.index_stamp()).and_then(|found| found.modified());
+    let closed = closed.map_err(|_| Reason::Damaged)?;
+    Ok((Totals { rows: stamp.rows, sum }, closed))
 }
 
 /// From here on the index may change, and what was said of it does not hold any more.
@@ -126,14 +131,7 @@ pub(super) fn begin(layout: &Layout, disk: &Disk) -> Result<(), Error> {
     disk.remove(&layout.index_stamp())?;
     let session = format!("{}\n", uuid::Uuid::new_v4().simple());
     disk.write(&own_session(layout), session.as_bytes())?;
-    // Written in place: a new file would not be the locked one.
-    let path = layout.lock();
-    let write = || {
-        let mut file = File::options().write(true).truncate(true).open(&path)?;
-        file.write_all(session.as_bytes())?;
-        file.sync_all()
-    };
-    write().map_err(Error::disk(&path))
+    disk.write(&layout.session(), session.as_bytes())
 }
 
 /// Says that the index is closed and what is in it.
@@ -180,7 +178,7 @@ pub(super) fn engine(layout: &Layout) -> PathBuf {
     layout.index().join("sled")
 }
 
-/// Which session the files of the index are of; the lock says which session the store was last in.
+/// Which session the files of the index are of; the tree says which session it was last in.
 fn own_session(layout: &Layout) -> PathBuf {
     layout.index().join("session")
 }

@@ -40,7 +40,7 @@ fn tree(root: &Path) -> String {
     while let Some(path) = open.pop() {
         if path.is_dir() {
             open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-        } else {
+        } else if !path.ends_with("entrepot-session") {
             let contents = std::fs::read_to_string(&path).unwrap();
             let contents = if path.ends_with("data") { "…" } else { &contents };
             lines.push(format!("{} {contents:?}", path.strip_prefix(root).unwrap().display()));

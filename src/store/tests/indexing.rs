@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::time::SystemTime;
 
 use super::images::manifest;
 use super::*;
@@ -206,18 +207,59 @@ async fn an_index_that_is_not_the_one_we_closed_is_found_out() {
     assert_eq!(aside.count(), 1);
 }
 
+/// As if a directory had been changed at that time: the clock of a filesystem has coarse ticks.
+fn changed_at(directory: &Path, time: SystemTime) {
+    File::open(directory).unwrap().set_modified(time).unwrap();
+}
+
 #[tokio::test]
-async fn a_tree_that_was_put_there_behind_our_back_is_found() {
+async fn what_happened_to_the_tree_behind_our_back_is_found_out() {
     let root = tempfile::tempdir().unwrap();
     let other = tempfile::tempdir().unwrap();
     let (store, ..) = reopened(&other).await;
     fill(&store).await;
     let expected = answers(&store).await;
     close(store).await;
+    // Another tree in place of ours, with times from long before.
     close(reopened(&root).await.0).await;
-    copy(&other.path().join("docker"), &root.path().join("docker"));
+    fs::remove_dir_all(root.path().join("docker")).unwrap();
+    fs::rename(other.path().join("docker"), root.path().join("docker")).unwrap();
+    let (store, found, reasons) = reopened(&root).await;
+    assert_eq!((&found, reasons), (&expected, vec!["outdated 1".to_owned()]));
+    close(store).await;
+
+    let soon = SystemTime::now() + Duration::from_secs(60);
+    let layout = Layout::new(root.path());
+    let place = |image: &str| Place {
+        repository: "docker-local".parse().unwrap(),
+        image: image.parse().unwrap(),
+    };
+    let tags = layout.tags(&place("a"));
+    // A tag more, as registry:2 would make it.
+    let (document, _) = manifest("0", None);
+    fs::create_dir_all(tags.join("more/current")).unwrap();
+    fs::write(tags.join("more/current/link"), document.digest.as_str()).unwrap();
+    changed_at(&tags, soon);
+    let (store, found, reasons) = reopened(&root).await;
+    assert!(
+        found.contains(r#"docker-local a (["latest", "more", "v2"], false)"#),
+        "{found}"
+    );
+    assert_eq!(reasons, ["outdated 1"]);
+    close(store).await;
+    // A tag less.
+    fs::remove_dir_all(tags.join("more")).unwrap();
+    changed_at(&tags, soon);
+    let (store, found, reasons) = reopened(&root).await;
+    assert_eq!((&found, reasons), (&expected, vec!["outdated 1".to_owned()]));
+    changed_at(&tags, SystemTime::UNIX_EPOCH);
+    close(store).await;
+    // An image less.
+    fs::remove_dir_all(layout.image(&place("a/b"))).unwrap();
+    changed_at(&layout.image(&place("a")), soon);
     let (_store, found, reasons) = reopened(&root).await;
-    assert_eq!((found, reasons), (expected, vec!["outdated 1".to_owned()]));
+    assert!(!found.contains("docker-local a/b"), "{found}");
+    assert_eq!(reasons, ["outdated 1"]);
 }
 
 #[tokio::test]
