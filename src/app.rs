@@ -180,11 +180,21 @@ impl App {
         let front = &self.front;
         let repositories = Repositories::new(&config, &front.store, &front.metrics, Some(&before.repositories))
             .context("an upstream cannot be used")?;
+        // What can fail comes first, and what was done before a failure is undone.
+        if let Some(tls) = &config.server.tls {
+            Tls::load(tls)?;
+        }
+        self.metrics_door.listen(&metrics_listen(&config), None).await?;
+        match self.door.listen(&config.server.listen, self.tls.clone()).await {
+            Ok(addresses) => self.addresses = addresses,
+            Err(error) => {
+                self.metrics_door.listen(&metrics_listen(&self.config), None).await?;
+                return Err(error.into());
+            }
+        }
         if let (Some(running), Some(new)) = (&self.tls, &config.server.tls) {
             running.replace(new)?;
         }
-        self.addresses = self.door.listen(&config.server.listen, self.tls.clone()).await?;
-        self.metrics_door.listen(&metrics_listen(&config), None).await?;
         front.site.store(Arc::new(site(&config, repositories)));
         for warning in warnings {
             tracing::warn!(warning = %warning.line(), "configuration");

@@ -12,8 +12,7 @@ mod files;
 #[path = "door/support.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader, ErrorKind};
-use std::process::{Command, Stdio};
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -420,47 +419,4 @@ async fn an_address_that_cannot_be_had_changes_nothing() {
         "{error}"
     );
     ask(&mut site.connect().await, GET).await.expect("served");
-}
-
-/// The server of the test below: in a process of its own, which may open 40 files.
-#[tokio::test]
-#[expect(clippy::print_stdout, reason = "the parent reads it")]
-#[ignore = "run by running_out_of_files_is_survived"]
-async fn child_with_few_files() {
-    let site = Site::open(1000, Patience { idle: SHORT, ..HASTY }, None).await;
-    println!("\nport {}", site.address.port());
-    let _ = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await;
-    assert!(site.door.drain(LONG).await);
-}
-
-#[tokio::test]
-async fn running_out_of_files_is_survived() {
-    let mut child = Command::new("sh")
-        .args([
-            "-c",
-            "ulimit -n 40 && exec \"$0\" child_with_few_files --exact --ignored --nocapture",
-        ])
-        .arg(std::env::current_exe().expect("this test"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("starts");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let port = lines
-        .by_ref()
-        .map_while(Result::ok)
-        .find_map(|line| line.strip_prefix("port ")?.parse::<u16>().ok());
-    let address = ("127.0.0.1", port.expect("a port"));
-    let crowd = join_all((0..200).map(|_| TcpStream::connect(address))).await;
-    let mut crowd: Vec<_> = crowd
-        .into_iter()
-        .map(|stream| stream.expect("waits in the kernel"))
-        .collect();
-    // Every one of them is taken some time, and sent away.
-    join_all(crowd.iter_mut().map(until_closed)).await;
-    let mut stream = TcpStream::connect(address).await.expect("connects");
-    assert!(ask(&mut stream, GET).await.is_some(), "served again");
-    drop(child.stdin.take());
-    let said: Vec<_> = lines.map_while(Result::ok).collect();
-    assert!(child.wait().expect("ends").success(), "{said:?}");
 }

@@ -108,7 +108,7 @@ impl Call {
     }
 }
 
-/// `Host` (or HTTP/2's authority) without its port, lower case already or not at all: hosts are compared so.
+/// `Host`, or HTTP/2's authority, without its port.
 fn host(parts: &Parts) -> Option<&str> {
     let authority = match parts.uri.authority() {
         Some(authority) => authority.as_str(),

@@ -34,7 +34,7 @@ pub(super) async fn ready(State(front): State<Arc<Front>>) -> Response {
         )
             .into_response();
     }
-    match front.store.check_writable().await {
+    match front.check_writable().await {
         Ok(()) => (StatusCode::OK, "ok\n").into_response(),
         Err(error) => (
             StatusCode::SERVICE_UNAVAILABLE,

@@ -35,7 +35,11 @@ pub(super) async fn start(call: &Call, name: &ImageName, start: StartUpload, bod
         upload.save();
         return Ok(with_headers(StatusCode::ACCEPTED, headers, Body::empty()));
     };
-    receive(call, target.key(), &mut upload, body, None).await?;
+    if let Err(failure) = receive(call, target.key(), &mut upload, body, None).await {
+        // Nobody was told of this session, so nobody could go on with it.
+        upload.cancel().await?;
+        return Err(failure);
+    }
     upload.finish(&digest).await?;
     Ok(created_blob(call, name, target.key(), &digest))
 }

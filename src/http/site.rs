@@ -2,14 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::access::Access;
 use crate::config::Limits;
 use crate::repository::Repositories;
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::telemetry::Metrics;
+
+/// How long a store that could be written is taken to be writable: a probe writes and syncs, and anybody may probe.
+const BELIEVED: Duration = Duration::from_secs(5);
 
 /// What a configuration means, wired. A request keeps the one that it began with.
 #[derive(Debug)]
@@ -34,6 +40,8 @@ pub struct Front {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     draining: AtomicBool,
+    /// When the store was last found to be writable.
+    writable: Mutex<Option<Instant>>,
 }
 
 impl Front {
@@ -44,7 +52,20 @@ impl Front {
             store,
             metrics,
             draining: AtomicBool::new(false),
+            writable: Mutex::new(None),
         }
+    }
+
+    /// Whether the store can be written. One look at a time, and none while a good one is fresh.
+    pub(super) async fn check_writable(&self) -> Result<(), store::Error> {
+        let mut writable = self.writable.lock().await;
+        if writable.is_some_and(|found| found.elapsed() < BELIEVED) {
+            return Ok(());
+        }
+        *writable = None;
+        self.store.check_writable().await?;
+        *writable = Some(Instant::now());
+        Ok(())
     }
 
     /// From now on we are not ready: no new work should be sent here.

@@ -31,7 +31,7 @@ pub struct Hints<'a> {
     pub namespace: Option<&'a str>,
     /// The repository that the listening address is.
     pub listener: Option<&'a RepositoryKey>,
-    /// The `Host`, without its port, lower case.
+    /// The `Host`, without its port.
     pub host: Option<&'a str>,
 }
 
@@ -154,7 +154,7 @@ impl Repositories {
             }
             None => hints
                 .listener
-                .or_else(|| hints.host.and_then(|host| self.by_host.get(host)))
+                .or_else(|| hints.host.and_then(|host| self.by_host.get(&host.to_ascii_lowercase())))
                 .or(self.default.as_ref()),
         };
         Ok(key.and_then(|key| self.by_key.get(key)).cloned())

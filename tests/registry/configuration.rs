@@ -83,8 +83,8 @@ fn the_schema_is_json_and_knows_the_keys() {
     assert!(schema.to_string().contains("push_to"));
 }
 
-#[test]
-fn without_a_file_named_the_built_in_configuration_serves() {
+#[tokio::test]
+async fn without_a_file_named_the_built_in_configuration_serves() {
     let directory = temporary();
     std::fs::write(directory.path().join("repositories.yml"), ONE).expect("written");
     let mut command = entrepot(&[]);
@@ -92,13 +92,12 @@ fn without_a_file_named_the_built_in_configuration_serves() {
         .current_dir(directory.path())
         .env("ENTREPOT__SERVER__LISTEN", "127.0.0.1:0");
     let registry = Registry::started_by(&directory, &mut command);
-    let runtime = tokio::runtime::Runtime::new().expect("a run time");
-    let status = |path: &str| runtime.block_on(registry.get(path).send()).expect("an answer").status();
+    let status = async |path: &str| registry.get(path).send().await.expect("an answer").status();
     for key in ["docker-local", "docker-hub", "docker"] {
-        assert_eq!(status(&format!("/{key}/v2/")), StatusCode::OK, "{key}");
+        assert_eq!(status(&format!("/{key}/v2/")).await, StatusCode::OK, "{key}");
     }
     assert_eq!(
-        status("/images/v2/"),
+        status("/images/v2/").await,
         StatusCode::NOT_FOUND,
         "the file that lies here was read"
     );

@@ -169,6 +169,18 @@ async fn uploads_are_bounded_in_number_and_size() {
             .await
             .expect("an answer")
     };
+    // An upload in one request that fails leaves no session behind: nobody was told of one.
+    let digest = sha256(b"more than ten bytes");
+    for _ in 0..3 {
+        let path = format!("/v2/images/app/blobs/uploads/?digest={digest}");
+        let response = registry
+            .post(&path)
+            .body("more than ten bytes")
+            .send()
+            .await
+            .expect("an answer");
+        assert_eq!(refused(response, StatusCode::PAYLOAD_TOO_LARGE).await, "SIZE_INVALID");
+    }
     let first = expect(start().await, StatusCode::ACCEPTED).await;
     let location = crate::support::header(&first, "location").to_owned();
     expect(start().await, StatusCode::ACCEPTED).await;
@@ -189,4 +201,41 @@ async fn uploads_are_bounded_in_number_and_size() {
     )
     .await;
     expect(start().await, StatusCode::ACCEPTED).await;
+}
+
+#[tokio::test]
+async fn running_out_of_files_is_survived() {
+    let directory = temporary();
+    let file = directory.path().join("repositories.yml");
+    let limits = "limits: { header_timeout: 500ms }";
+    let text = format!("server: {{ listen: '127.0.0.1:0', {limits} }}\nstorage: {{ path: data }}\n{LOCAL}\n");
+    std::fs::write(&file, text).expect("written");
+    let mut command = std::process::Command::new("sh");
+    command
+        .args([
+            "-c",
+            "ulimit -n 64 && exec \"$0\" serve -c \"$1\"",
+            env!("CARGO_BIN_EXE_entrepot"),
+        ])
+        .arg(&file);
+    let registry = Registry::started_by(&directory, &mut command);
+    let mut crowd = Vec::new();
+    for _ in 0..200 {
+        crowd.push(
+            tokio::net::TcpStream::connect(registry.address())
+                .await
+                .expect("waits in the kernel"),
+        );
+    }
+    // Every one of them is taken some time, and sent away for saying nothing.
+    for stream in &mut crowd {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+    assert!(
+        registry.log().contains("accept"),
+        "it never ran out: {}",
+        registry.log()
+    );
+    registry.push_image("/v2/images/app", "v1", b"content").await;
+    assert!(registry.stop().success());
 }

@@ -27,6 +27,7 @@ async fn every_form_of_a_name_reaches_the_same_image() {
         ("/docker/v2/library/alpine/manifests/latest", ""),
         ("/images/v2/library/alpine/manifests/latest", ""),
         ("/v2/library/alpine/manifests/latest", "docker.example.com:5000"),
+        ("/v2/library/alpine/manifests/latest", "Docker.Example.COM"),
         ("/v2/library/alpine/manifests/latest?ns=docker.io", ""),
     ] {
         let mut request = registry.get(path);
