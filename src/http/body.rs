@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http_body_util::BodyExt as _;
 
-use super::dispatch::Call;
+use super::call::Call;
 use super::sendfile::FileBody;
 use crate::cache::{self, Blob};
 use crate::repository::Served;

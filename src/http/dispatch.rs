@@ -7,122 +7,19 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, header};
+use http::{HeaderName, HeaderValue, Method, Request};
 
+use super::call::Call;
 use super::error::Failure;
 use super::serve::Peer;
-use super::site::{Front, Site};
-use super::{REQUEST_ID, RequestId, list, pull, push};
+use super::site::Front;
+use super::{REQUEST_ID, RequestId, answer, list, pull, push};
 use crate::access::{Decision, Identity};
+use crate::oci::ErrorCode;
 use crate::oci::operation::{Operation, ParseError, Request as Line};
-use crate::oci::{ErrorCode, ImageName, Refusal};
-use crate::repository::router::{Hints, Route};
-use crate::repository::{LocalRepository, Repositories};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
-
-/// One request of the distribution API, as the handlers see it.
-pub(super) struct Call {
-    pub(super) front: Arc<Front>,
-    pub(super) site: Arc<Site>,
-    pub(super) parts: Parts,
-    pub(super) line: Line,
-    pub(super) identity: Identity,
-    pub(super) id: RequestId,
-}
-
-impl Call {
-    /// Whether only headers are wanted.
-    pub(super) fn is_head(&self) -> bool {
-        self.parts.method == Method::HEAD
-    }
-
-    /// A header's value, if it is text.
-    pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
-        self.parts.headers.get(name)?.to_str().ok()
-    }
-
-    /// What a name means in this request.
-    pub(super) fn route(&self, name: &ImageName) -> Result<Route, Refusal> {
-        self.repositories().route(name, self.hints())
-    }
-
-    /// All repositories.
-    pub(super) fn repositories(&self) -> &Repositories {
-        &self.site.repositories
-    }
-
-    /// What the request says, besides a name, of which repository it means.
-    pub(super) fn hints(&self) -> Hints<'_> {
-        let peer = self.parts.extensions.get::<Peer>();
-        Hints {
-            prefix: self.line.prefix.as_ref(),
-            namespace: self.line.namespace.as_deref(),
-            listener: peer.and_then(|peer| peer.repository.as_ref()),
-            host: host(&self.parts),
-        }
-    }
-
-    /// The path of the image in the form that the client used, for `Location` and `Link`.
-    pub(super) fn base(&self, name: &ImageName) -> String {
-        match &self.line.prefix {
-            Some(prefix) => format!("/{prefix}/v2/{name}"),
-            None => format!("/v2/{name}"),
-        }
-    }
-
-    /// `?ns=` again, so that the next request of an upload means the same repository.
-    pub(super) fn namespace_query(&self, separator: char) -> String {
-        self.line.namespace.as_deref().map_or_else(String::new, |namespace| {
-            let encoded: String = url::form_urlencoded::byte_serialize(namespace.as_bytes()).collect();
-            format!("{separator}ns={encoded}")
-        })
-    }
-
-    /// Where a push to this route lands.
-    pub(super) fn push_target<'a>(&self, route: &'a Route) -> Result<&'a Arc<LocalRepository>, Refusal> {
-        route.repository.push_target().ok_or_else(|| {
-            let key = route.repository.key();
-            let takers: Vec<String> = self
-                .repositories()
-                .keys()
-                .filter(|key| {
-                    self.repositories()
-                        .get(key)
-                        .is_some_and(|other| other.push_target().is_some())
-                })
-                .map(|key| format!("`{key}`"))
-                .collect();
-            let instead = if takers.is_empty() {
-                "no repository here takes pushes".to_owned()
-            } else {
-                format!("push to {}", takers.join(" or "))
-            };
-            Refusal::new(
-                ErrorCode::Unsupported,
-                format!("`{key}` does not take pushes: {instead}"),
-            )
-        })
-    }
-}
-
-/// `Host`, or HTTP/2's authority, without its port.
-fn host(parts: &Parts) -> Option<&str> {
-    let authority = match parts.uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => parts.headers.get(header::HOST)?.to_str().ok()?,
-    };
-    let host = authority.rsplit_once(':').map_or(authority, |(host, port)| {
-        if port.bytes().all(|b| b.is_ascii_digit()) {
-            host
-        } else {
-            authority
-        }
-    });
-    Some(host)
-}
 
 /// Answers one request that no other route took.
 pub(super) async fn distribution(State(front): State<Arc<Front>>, request: Request<Body>) -> Response {
@@ -146,7 +43,7 @@ pub(super) async fn distribution(State(front): State<Arc<Front>>, request: Reque
                 identity: Identity::Anonymous,
                 id: id.clone(),
             };
-            let response = answer(call, body).await.unwrap_or_else(|failure| failure.respond(&id));
+            let response = perform(call, body).await.unwrap_or_else(|failure| failure.respond(&id));
             (handler, response)
         }
         Err(error) => ("other", unparsed(error, &path).respond(&id)),
@@ -166,8 +63,8 @@ pub(super) async fn distribution(State(front): State<Arc<Front>>, request: Reque
         method,
         path,
         status,
-        repository = header_text(&response, &pull::REPOSITORY),
-        cache = header_text(&response, &pull::CACHE),
+        repository = header_text(&response, &answer::REPOSITORY),
+        cache = header_text(&response, &answer::CACHE),
         duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         "answered"
     );
@@ -178,7 +75,7 @@ fn header_text<'a>(response: &'a Response, name: &HeaderName) -> Option<&'a str>
     response.headers().get(name)?.to_str().ok()
 }
 
-async fn answer(call: Call, body: Body) -> Result<Response, Failure> {
+async fn perform(call: Call, body: Body) -> Result<Response, Failure> {
     if let Decision::Denied(why) = call.site.access.decide(&call.identity, call.line.operation.action()) {
         return Err(Failure::new(ErrorCode::Denied, why));
     }
@@ -237,26 +134,5 @@ fn method_label(method: &Method) -> &'static str {
         Method::PATCH => "PATCH",
         Method::DELETE => "DELETE",
         _ => "OTHER",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn host_of(value: &str) -> Option<String> {
-        let request = Request::builder()
-            .header(header::HOST, value)
-            .body(())
-            .expect("a request");
-        host(&request.into_parts().0).map(str::to_owned)
-    }
-
-    #[test]
-    fn the_host_is_read_without_its_port() {
-        assert_eq!(host_of("docker.example.com").as_deref(), Some("docker.example.com"));
-        assert_eq!(host_of("docker.example.com:443").as_deref(), Some("docker.example.com"));
-        assert_eq!(host_of("[::1]:5000").as_deref(), Some("[::1]"));
-        assert_eq!(host_of("[::1]").as_deref(), Some("[::1]"));
     }
 }

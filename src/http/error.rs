@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use super::RequestId;
@@ -10,15 +10,16 @@ use crate::oci::{ErrorCode, Refusal};
 use crate::repository::{self, Unknown};
 use crate::store;
 
+/// Seconds after which asking again makes sense, when nothing better is known.
+const RETRY_AFTER: u64 = 5;
+
 /// What a client is told instead of an answer.
 #[derive(Debug)]
 pub(super) struct Failure {
     code: ErrorCode,
     message: String,
-    /// Seconds after which asking again makes sense.
-    retry_after: Option<u64>,
-    /// The methods that the path takes.
-    allow: Option<&'static str>,
+    /// What else the answer says: when to ask again, what the path takes, how far an upload is.
+    headers: Box<HeaderMap>,
     /// What the log says and the client does not see.
     cause: Option<String>,
 }
@@ -28,17 +29,26 @@ impl Failure {
         Self {
             code,
             message: message.into(),
-            retry_after: None,
-            allow: None,
+            headers: Box::default(),
             cause: None,
         }
     }
 
     pub(super) fn method(allow: &'static str) -> Self {
-        Self {
-            allow: Some(allow),
-            ..Self::new(ErrorCode::Unsupported, format!("this path takes only {allow}"))
-        }
+        let failure = Self::new(ErrorCode::Unsupported, format!("this path takes only {allow}"));
+        failure.with(header::ALLOW, HeaderValue::from_static(allow))
+    }
+
+    /// The same with one more header.
+    fn with(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
+        self.headers.insert(name, value.into());
+        self
+    }
+
+    /// The same with more headers.
+    pub(super) fn with_headers(mut self, headers: HeaderMap) -> Self {
+        self.headers.extend(headers);
+        self
     }
 
     /// The answer.
@@ -59,14 +69,9 @@ impl Failure {
         let json = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = Response::new(Body::from(json));
         *response.status_mut() = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(seconds) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        if let Some(allow) = self.allow {
-            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
-        }
+        *response.headers_mut() = *self.headers;
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(header::CONTENT_TYPE, json);
         response
     }
 }
@@ -112,11 +117,8 @@ impl From<Unknown> for Failure {
         } else {
             ErrorCode::Unavailable
         };
-        let seconds = unknown.retry_after.map_or(5, |after| after.as_secs().max(1));
-        Self {
-            retry_after: Some(seconds),
-            ..Self::new(code, unknown.to_string())
-        }
+        let seconds = unknown.retry_after.map_or(RETRY_AFTER, |after| after.as_secs().max(1));
+        Self::new(code, unknown.to_string()).with(header::RETRY_AFTER, seconds)
     }
 }
 
@@ -137,10 +139,13 @@ impl From<store::Error> for Failure {
                 "the disk failed; the log has the reason under this request's id".to_owned(),
             ),
         };
-        Self {
+        let failure = Self {
             cause: Some(error.to_string()),
-            retry_after: matches!(code.status(), 429 | 503).then_some(5),
             ..Self::new(code, message)
+        };
+        match code.status() {
+            429 | 503 => failure.with(header::RETRY_AFTER, RETRY_AFTER),
+            _ => failure,
         }
     }
 }

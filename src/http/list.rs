@@ -5,9 +5,9 @@ use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use super::dispatch::Call;
+use super::answer::{value, warn, with_headers};
+use super::call::Call;
 use super::error::Failure;
-use super::pull::{value, warn, with_headers};
 use crate::oci::{Descriptor, Digest, ErrorCode, ImageName, Page, RepositoryKey, media_type};
 use crate::repository::Listed;
 

@@ -5,7 +5,9 @@
 //! [`Operation`](crate::oci::Operation), asks who may, and hands it to `pull`, `push` or `list`. Those translate, call
 //! one method of a repository, and translate back. `error` is the one place where a failure becomes a status.
 
+mod answer;
 mod body;
+mod call;
 mod dispatch;
 mod error;
 pub mod healthcheck;

@@ -2,22 +2,16 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
+use super::answer::{CACHE, CONTENT_DIGEST, REPOSITORY, value, warn, with_headers};
 use super::body;
-use super::dispatch::Call;
+use super::call::Call;
 use super::error::Failure;
 use crate::oci::range::{Ranged, ranged};
 use crate::oci::{Digest, ErrorCode, ImageName, Reference};
 use crate::repository::Served;
 use crate::telemetry::metrics::Kind;
-
-/// Which repository answered.
-pub(super) const REPOSITORY: HeaderName = HeaderName::from_static("x-entrepot-repository");
-/// How the answer came about.
-pub(super) const CACHE: HeaderName = HeaderName::from_static("x-cache");
-/// The digest of what is answered, always computed here.
-pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// What is named by its digest never changes.
 const FOREVER: HeaderValue = HeaderValue::from_static("max-age=31536000, immutable");
@@ -170,30 +164,4 @@ fn unchanged(call: &Call, digest: &Digest) -> bool {
             tag == "*" || tag.trim_start_matches("W/").trim_matches('"') == digest.as_str()
         })
     })
-}
-
-/// A `Warning` with this text, cleaned and cut to what the specification allows (4096 bytes).
-pub(super) fn warn(text: &str) -> HeaderValue {
-    let clean: String = text
-        .chars()
-        .map(|c| match c {
-            '"' | '\\' => '\'',
-            ' '..='~' => c,
-            _ => '?',
-        })
-        .take(1000)
-        .collect();
-    value(&format!("299 - \"{clean}\""))
-}
-
-/// A header value of text that is ours; what cannot be a value is left empty rather than failing the answer.
-pub(super) fn value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
-}
-
-pub(super) fn with_headers(status: StatusCode, headers: HeaderMap, body: Body) -> Response {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response
 }

@@ -6,9 +6,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
-use super::dispatch::Call;
+use super::answer::{CONTENT_DIGEST, REPOSITORY, value, with_headers};
+use super::call::Call;
 use super::error::Failure;
-use super::pull::{CONTENT_DIGEST, REPOSITORY, value, with_headers};
 use crate::oci::operation::{StartUpload, UploadId};
 use crate::oci::range::content_range;
 use crate::oci::{Digest, ErrorCode, ImageName, Reference, RepositoryKey, Tag};
@@ -80,12 +80,7 @@ pub(super) async fn status(call: &Call, name: &ImageName, id: UploadId) -> Resul
 pub(super) async fn append(call: &Call, name: &ImageName, id: UploadId, body: Body) -> Result<Response, Failure> {
     let route = call.route(name)?;
     let target = call.push_target(&route)?;
-    let mut upload = target.upload(&route.image, id).await?;
-    let length = match expected(call, upload.offset()) {
-        Ok(length) => length,
-        Err(failure) => return Ok(out_of_order(call, name, target.key(), upload, failure)),
-    };
-    receive(call, target.key(), &mut upload, body, length).await?;
+    let upload = go_on(call, name, &route, id, body).await?;
     let headers = session_headers(call, name, target.key(), id, upload.offset());
     upload.save();
     Ok(with_headers(StatusCode::ACCEPTED, headers, Body::empty()))
@@ -101,14 +96,20 @@ pub(super) async fn finish(
 ) -> Result<Response, Failure> {
     let route = call.route(name)?;
     let target = call.push_target(&route)?;
-    let mut upload = target.upload(&route.image, id).await?;
-    let length = match expected(call, upload.offset()) {
-        Ok(length) => length,
-        Err(failure) => return Ok(out_of_order(call, name, target.key(), upload, failure)),
-    };
-    receive(call, target.key(), &mut upload, body, length).await?;
+    let upload = go_on(call, name, &route, id, body).await?;
     upload.finish(digest).await?;
     Ok(created_blob(call, name, target.key(), digest))
+}
+
+/// Takes an upload up again and appends a body to it. A body that does not continue it is 416, with where the upload
+/// stands, so that a client can go on from there; the session stays as it is.
+async fn go_on(call: &Call, name: &ImageName, route: &Route, id: UploadId, body: Body) -> Result<Upload, Failure> {
+    let target = call.push_target(route)?;
+    let mut upload = target.upload(&route.image, id).await?;
+    let length = expected(call, upload.offset())
+        .map_err(|failure| failure.with_headers(session_headers(call, name, target.key(), id, upload.offset())))?;
+    receive(call, target.key(), &mut upload, body, length).await?;
+    Ok(upload)
 }
 
 /// `DELETE` of an upload.
@@ -134,15 +135,6 @@ fn expected(call: &Call, offset: u64) -> Result<Option<u64>, Failure> {
         return Err(Failure::new(ErrorCode::RangeInvalid, message));
     }
     Ok(Some((end - start).saturating_add(1)))
-}
-
-/// 416, with where the upload stands, so that a client can go on from there. The session stays as it is.
-fn out_of_order(call: &Call, name: &ImageName, target: &RepositoryKey, upload: Upload, failure: Failure) -> Response {
-    let headers = session_headers(call, name, target, upload.id(), upload.offset());
-    upload.save();
-    let mut response = failure.respond(&call.id);
-    response.headers_mut().extend(headers);
-    response
 }
 
 /// Appends a body to an upload as it comes: nothing is gathered in memory. When the client vanishes, what came stays.

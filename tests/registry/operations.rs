@@ -239,3 +239,39 @@ async fn running_out_of_files_is_survived() {
     registry.push_image("/v2/images/app", "v1", b"content").await;
     assert!(registry.stop().success());
 }
+
+#[tokio::test]
+async fn a_server_with_a_certificate_speaks_tls_and_checks_its_own_health() {
+    let directory = temporary();
+    let certificate = |name: &str| {
+        let made = rcgen::generate_simple_self_signed(["registry.example.com".to_owned()]).expect("a certificate");
+        std::fs::write(directory.path().join(format!("{name}.crt")), made.cert.pem()).expect("written");
+        std::fs::write(
+            directory.path().join(format!("{name}.key")),
+            made.signing_key.serialize_pem(),
+        )
+        .expect("written");
+    };
+    certificate("tls");
+    certificate("other");
+    let text = |address: &str, name: &str| {
+        format!(
+            "server: {{ listen: '{address}', tls: {{ cert: {name}.crt, key: {name}.key }} }}\nstorage: {{ path: data }}\n{LOCAL}\n"
+        )
+    };
+    let registry = Registry::start_in(&directory, &text("127.0.0.1:0", "tls"));
+    assert!(registry.get("/v2/").send().await.is_err(), "it answers without TLS");
+    let healthy = |name: &str| {
+        let file = directory.path().join("healthcheck.yml");
+        std::fs::write(&file, text(registry.address(), name)).expect("written");
+        entrepot(&["healthcheck", "-c"]).arg(&file).output().expect("it runs")
+    };
+    let output = healthy("tls");
+    assert!(output.status.success(), "{output:?}");
+    let output = healthy("other");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("another certificate"),
+        "{output:?}"
+    );
+}

@@ -1,0 +1,139 @@
+//! One request of the distribution API, as the handlers see it.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderName, Method, header};
+
+use super::RequestId;
+use super::serve::Peer;
+use super::site::{Front, Site};
+use crate::access::Identity;
+use crate::oci::operation::Request as Line;
+use crate::oci::{ErrorCode, ImageName, Refusal};
+use crate::repository::router::{Hints, Route};
+use crate::repository::{LocalRepository, Repositories};
+
+/// A request: what it asks, of whom, and with what.
+pub(super) struct Call {
+    pub(super) front: Arc<Front>,
+    pub(super) site: Arc<Site>,
+    pub(super) parts: Parts,
+    pub(super) line: Line,
+    pub(super) identity: Identity,
+    pub(super) id: RequestId,
+}
+
+impl Call {
+    /// Whether only headers are wanted.
+    pub(super) fn is_head(&self) -> bool {
+        self.parts.method == Method::HEAD
+    }
+
+    /// A header's value, if it is text.
+    pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.parts.headers.get(name)?.to_str().ok()
+    }
+
+    /// What a name means in this request.
+    pub(super) fn route(&self, name: &ImageName) -> Result<Route, Refusal> {
+        self.repositories().route(name, self.hints())
+    }
+
+    /// All repositories.
+    pub(super) fn repositories(&self) -> &Repositories {
+        &self.site.repositories
+    }
+
+    /// What the request says, besides a name, of which repository it means.
+    pub(super) fn hints(&self) -> Hints<'_> {
+        let peer = self.parts.extensions.get::<Peer>();
+        Hints {
+            prefix: self.line.prefix.as_ref(),
+            namespace: self.line.namespace.as_deref(),
+            listener: peer.and_then(|peer| peer.repository.as_ref()),
+            host: host(&self.parts),
+        }
+    }
+
+    /// The path of the image in the form that the client used, for `Location` and `Link`.
+    pub(super) fn base(&self, name: &ImageName) -> String {
+        match &self.line.prefix {
+            Some(prefix) => format!("/{prefix}/v2/{name}"),
+            None => format!("/v2/{name}"),
+        }
+    }
+
+    /// `?ns=` again, so that the next request of an upload means the same repository.
+    pub(super) fn namespace_query(&self, separator: char) -> String {
+        self.line.namespace.as_deref().map_or_else(String::new, |namespace| {
+            let encoded: String = url::form_urlencoded::byte_serialize(namespace.as_bytes()).collect();
+            format!("{separator}ns={encoded}")
+        })
+    }
+
+    /// Where a push to this route lands.
+    pub(super) fn push_target<'a>(&self, route: &'a Route) -> Result<&'a Arc<LocalRepository>, Refusal> {
+        route.repository.push_target().ok_or_else(|| {
+            let key = route.repository.key();
+            let takers: Vec<String> = self
+                .repositories()
+                .keys()
+                .filter(|key| {
+                    self.repositories()
+                        .get(key)
+                        .is_some_and(|other| other.push_target().is_some())
+                })
+                .map(|key| format!("`{key}`"))
+                .collect();
+            let instead = if takers.is_empty() {
+                "no repository here takes pushes".to_owned()
+            } else {
+                format!("push to {}", takers.join(" or "))
+            };
+            Refusal::new(
+                ErrorCode::Unsupported,
+                format!("`{key}` does not take pushes: {instead}"),
+            )
+        })
+    }
+}
+
+/// `Host`, or HTTP/2's authority, without its port.
+fn host(parts: &Parts) -> Option<&str> {
+    let authority = match parts.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => parts.headers.get(header::HOST)?.to_str().ok()?,
+    };
+    let host = authority.rsplit_once(':').map_or(authority, |(host, port)| {
+        if port.bytes().all(|b| b.is_ascii_digit()) {
+            host
+        } else {
+            authority
+        }
+    });
+    Some(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn host_of(value: &str) -> Option<String> {
+        let request = Request::builder()
+            .header(header::HOST, value)
+            .body(())
+            .expect("a request");
+        host(&request.into_parts().0).map(str::to_owned)
+    }
+
+    #[test]
+    fn the_host_is_read_without_its_port() {
+        assert_eq!(host_of("docker.example.com").as_deref(), Some("docker.example.com"));
+        assert_eq!(host_of("docker.example.com:443").as_deref(), Some("docker.example.com"));
+        assert_eq!(host_of("[::1]:5000").as_deref(), Some("[::1]"));
+        assert_eq!(host_of("[::1]").as_deref(), Some("[::1]"));
+    }
+}
