@@ -89,7 +89,8 @@ impl VirtualRepository {
     /// A manifest.
     pub async fn manifest(&self, image: &ImageName, reference: &Reference) -> Answer<Served<Manifest>, Error> {
         if let Reference::Digest(digest) = reference {
-            if let Some(served) = self.stored_manifest(image, digest).await? {
+            // A disk that fails for one member is no reason not to ask another: content proves itself.
+            if let Ok(Some(served)) = self.stored_manifest(image, digest).await {
                 return Ok(Some(served));
             }
             let members = self.asked(image).await?;

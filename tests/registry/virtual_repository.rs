@@ -1,5 +1,7 @@
 //! Virtual repositories: order, priority, pushes, unions. Their remotes' upstream is a second Entrepôt.
 
+use std::io::{Read as _, Write as _};
+
 use reqwest::StatusCode;
 
 use crate::support::{OCI_MANIFEST, Registry, expect, header, image_manifest, refused, sha256, temporary};
@@ -227,4 +229,80 @@ async fn a_push_asks_no_upstream_and_goes_on_without_one() {
     registry.push_image(base, "v1", b"layer").await;
     let found = digest_of(&registry, "/v2/guarded/team/newer/manifests/v1").await;
     assert_eq!(found.0, StatusCode::OK);
+}
+
+/// An upstream that has had enough: 429 to everything, until the test ends.
+fn rate_limited() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(
+                b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            );
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_outage_never_decides_which_image_a_client_gets() {
+    let upstream = upstream();
+    let two = upstream.push_image("/v2/two/app", "v1", b"two").await;
+    // A port that nothing listens on.
+    let gone = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("a port")
+        .local_addr()
+        .expect("an address");
+    let registry = Registry::start_in(
+        &temporary(),
+        &format!(
+            r"
+server: {{ listen: '127.0.0.1:0' }}
+storage: {{ path: data }}
+repositories:
+  gone: {{ type: remote, url: 'http://{gone}', insecure: true }}
+  limited: {{ type: remote, url: 'http://{}', insecure: true }}
+  two: {{ type: remote, url: 'http://{}/two', insecure: true }}
+  plain: {{ type: virtual, members: [gone, two] }}
+  closed: {{ type: virtual, members: [{{ repository: gone, priority: true }}, two] }}
+  nested: {{ type: virtual, members: [closed, two] }}
+  busy: {{ type: virtual, members: [limited, two] }}
+  both: {{ type: virtual, members: [limited, gone] }}
+",
+            rate_limited(),
+            upstream.address()
+        ),
+    );
+    let ask = async |path: &str| registry.get(path).send().await.expect("an answer");
+    // A plain remote is passed over; if nobody else has it, the failing one is named, and it is no 404.
+    for name in ["plain", "busy"] {
+        let found = digest_of(&registry, &format!("/v2/{name}/app/manifests/v1")).await;
+        assert_eq!(found, (StatusCode::OK, two.to_string(), "two".to_owned()));
+    }
+    let response = expect(ask("/v2/plain/app/manifests/v2").await, StatusCode::SERVICE_UNAVAILABLE).await;
+    assert!(response.text().await.expect("a body").contains("`gone`"));
+    // A member with priority ends the search, in a virtual repository inside another one too.
+    for name in ["closed", "nested"] {
+        let response = ask(&format!("/v2/{name}/app/manifests/v1")).await;
+        assert_eq!(
+            refused(response, StatusCode::SERVICE_UNAVAILABLE).await,
+            "UNAVAILABLE",
+            "{name}"
+        );
+    }
+    // By digest content proves itself, whoever fails.
+    let found = digest_of(&registry, &format!("/v2/closed/app/manifests/{two}")).await;
+    assert_eq!((found.0, found.1), (StatusCode::OK, two.to_string()));
+    // 429 only when that is all that is wrong.
+    let response = ask("/v2/busy/app/manifests/v2").await;
+    assert_eq!(header(&response, "retry-after"), "7");
+    assert_eq!(
+        refused(response, StatusCode::TOO_MANY_REQUESTS).await,
+        "TOOMANYREQUESTS"
+    );
+    let response = ask("/v2/both/app/manifests/v1").await;
+    assert_eq!(refused(response, StatusCode::SERVICE_UNAVAILABLE).await, "UNAVAILABLE");
 }
