@@ -397,7 +397,7 @@ repositories:
     assert_eq!(config.server.limits.uploads, 7);
     let b = remote(&config, "b");
     assert_eq!(b.url.as_str(), "https://r.example/x");
-    assert_eq!(b.credentials.as_ref().unwrap().password.reveal(), "12345");
+    assert_eq!(b.credentials[0].password.reveal(), "12345");
     assert!(!format!("{config:?}").contains("12345"));
 }
 
@@ -469,7 +469,7 @@ repositories:
     assert_eq!(addresses, ["0.0.0.0:2".parse().unwrap(), "0.0.0.0:3".parse().unwrap()]);
     assert_eq!(config.server.limits.uploads, 5);
     assert_eq!(config.auth.anonymous, Anonymous::Pull);
-    let credentials = remote(&config, "docker-hub").credentials.as_ref().unwrap();
+    let credentials = &remote(&config, "docker-hub").credentials[0];
     assert_eq!(
         (credentials.username.as_str(), credentials.password.reveal()),
         ("007", "x: [${y} #z")
@@ -579,7 +579,7 @@ repositories:
         fs::write(directory.path().join(file), content).unwrap();
     }
     let loaded = config::load(&path, &environment).unwrap();
-    let credentials = remote(&loaded.config, "a").credentials.clone().unwrap();
+    let credentials = remote(&loaded.config, "a").credentials[0].clone();
     assert_eq!(credentials.password.reveal(), "hunter2");
     assert_eq!(loaded.config.storage.path, directory.path().join("data"));
     let files = ["tls/a.crt", "tls/a.key", "secret"].map(|file| directory.path().join(file));

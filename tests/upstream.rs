@@ -440,7 +440,7 @@ async fn basic_is_shown_unasked_once_it_was_asked_for() {
     );
 
     let mut config = remote(&server);
-    config.credentials = Some(credentials());
+    config.credentials = vec![credentials()];
     let upstream = asking(&config).upstream;
     let before = server.asked("GET /manifests/");
     assert_eq!(manifest(&upstream, "a", "v1").await, Ok(Some(put.digest.clone())));
@@ -472,7 +472,7 @@ async fn a_realm_elsewhere_sees_the_credentials_only_if_it_is_listed() {
     let put = server.put_image("a", "v1", &[]);
     server.demand_bearer(&canary);
     let mut config = remote(&server);
-    config.credentials = Some(credentials());
+    config.credentials = vec![credentials()];
     let upstream = asking(&config).upstream;
     assert_eq!(manifest(&upstream, "a", "v1").await, Ok(Some(put.digest.clone())));
     assert_eq!(canary.asked("GET /token"), 1, "asked, and anonymously");
@@ -514,7 +514,7 @@ async fn redirects_are_followed_without_what_is_for_the_registry() {
     content.put_blob("a", &blob);
     server.demand_bearer(&server);
     let mut config = remote(&server);
-    config.credentials = Some(credentials());
+    config.credentials = vec![credentials()];
     let asking = asking(&config);
     let upstream = &asking.upstream;
     assert_eq!(manifest(upstream, "a", "v1").await, Ok(Some(put.digest)));
@@ -685,7 +685,7 @@ async fn tls_is_verified_unless_it_is_said_not_to_be_and_never_left() {
     let (url, _running) = behind_tls(&server).await;
     let mut config = remote(&server);
     config.url = url.parse().unwrap();
-    config.credentials = Some(credentials());
+    config.credentials = vec![credentials()];
     let error = manifest(&asking(&config).upstream, "a", "v1").await.unwrap_err();
     let Error::Unreachable(why) = &error else {
         panic!("{error}")

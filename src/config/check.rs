@@ -19,11 +19,12 @@ use super::scalar::{Count, Size, Time, Timeout};
 use super::spelling::nearest;
 use super::units::excerpt;
 use super::{
-    Anonymous, AuthConfig, Config, Listen, LocalConfig, RepositoryConfig, ServerConfig, StorageConfig, TlsConfig,
+    Anonymous, AuthConfig, Config, Listen, LocalConfig, RepositoryConfig, ServerConfig, Share, StorageConfig, TlsConfig,
 };
 use crate::oci::RepositoryKey;
 
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 5000);
+const MIN_FREE: Share = Share::Percent(5);
 const STORAGE: &str = "./data";
 const DRAIN: Duration = Duration::from_secs(60);
 const LIMITS: super::Limits = super::Limits {
@@ -87,6 +88,7 @@ impl<'a> Checker<'a> {
             server: self.server(written),
             storage: StorageConfig {
                 path: self.path(storage.map_or(STORAGE, String::as_str)),
+                min_free: MIN_FREE,
             },
             auth: self.auth(&written.auth),
             repositories: self.repositories(written),

@@ -32,13 +32,15 @@ pub use schema::schema;
 pub use secret::Secret;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use url::Url;
 
-use crate::oci::RepositoryKey;
+use crate::oci::{ImageName, Pattern, Platform, RepositoryKey};
 
 /// A configuration without a mistake in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +112,27 @@ pub struct Limits {
 pub struct StorageConfig {
     /// The directory of blobs, records and index.
     pub path: PathBuf,
+    /// How much of the disk stays free: below it pushes are refused and what comes from upstreams is not kept.
+    pub min_free: Share,
+}
+
+/// A part of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// So many bytes.
+    Bytes(u64),
+    /// So many hundredths.
+    Percent(u8),
+}
+
+impl Share {
+    /// How many bytes that is of a disk of `total`.
+    pub fn of(self, total: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Percent(hundredths) => total / 100 * u64::from(hundredths),
+        }
+    }
 }
 
 /// Who may do what.
@@ -155,16 +178,44 @@ pub struct LocalConfig {
 pub struct RemoteConfig {
     /// The upstream; a path is a prefix of every image name there.
     pub url: Url,
-    /// What we show the upstream to be let in.
-    pub credentials: Option<Credentials>,
+    /// Other registries with the same images, asked before the upstream, in this order. Shown no credentials.
+    pub mirrors: Vec<Url>,
+    /// What we show the upstream to be let in: used in turn as their budgets run out.
+    pub credentials: Vec<Credentials>,
     /// Hosts, other than the upstream's own, whose token endpoint may be shown the credentials: `host` or `host:port`.
     pub token_realms: Vec<String>,
+    /// Only these images are asked for; all, when empty.
+    pub include: Vec<Pattern>,
+    /// These are not, even if they are included.
+    pub exclude: Vec<Pattern>,
+    /// The platforms that are fetched ahead of time; all, when empty.
+    pub platforms: Vec<Platform>,
+    /// How much is kept, and how long.
+    pub cache: CacheConfig,
+    /// How many pulls of the upstream's budget are kept for images that are not here at all.
+    pub reserve: u64,
+    /// For how long a tag that moved upstream is served as it was.
+    pub hold: Duration,
+    /// What is fetched ahead of time, again and again.
+    pub warm: Vec<WarmConfig>,
+    /// The proxy on the way to the upstream.
+    pub proxy: Option<ProxyConfig>,
+    /// Certificate authorities in PEM that are trusted besides the machine's.
+    pub ca: Option<Arc<[u8]>>,
+    /// The certificate that we show.
+    pub client_tls: Option<ClientTls>,
+    /// Private addresses that realms and redirects may lead to.
+    pub allow_private: Vec<Network>,
     /// Allows an `http://` URL, and certificates that do not verify.
     pub insecure: bool,
+    /// Never goes upstream.
+    pub offline: bool,
     /// How long a tag is served without asking upstream.
     pub tag_ttl: Duration,
     /// How long a client waits for that question; then the copy is served and the question goes on.
     pub revalidate_timeout: Duration,
+    /// How long an upstream's own 404 is remembered.
+    pub negative_ttl: Duration,
     /// How long past `tag_ttl` a tag is served while upstream fails; `None` is forever.
     pub stale_if_error: Option<Duration>,
     /// For the connection and its TLS handshake.
@@ -175,6 +226,127 @@ pub struct RemoteConfig {
     pub idle_timeout: Duration,
     /// How many requests may be under way to this upstream at once.
     pub connections: usize,
+    /// How many ranges of one large blob may be fetched at once.
+    pub fetch_parts: usize,
+    /// Whether the layers of a manifest begin to arrive when the manifest is asked for.
+    pub prefetch_layers: bool,
+}
+
+impl RemoteConfig {
+    /// A remote of which only the URL is said.
+    pub fn of(url: Url) -> Self {
+        Self {
+            url,
+            mirrors: Vec::new(),
+            credentials: Vec::new(),
+            token_realms: Vec::new(),
+            include: Vec::new(),
+            exclude: Vec::new(),
+            platforms: Vec::new(),
+            cache: CacheConfig::default(),
+            reserve: 0,
+            hold: Duration::ZERO,
+            warm: Vec::new(),
+            proxy: None,
+            ca: None,
+            client_tls: None,
+            allow_private: Vec::new(),
+            insecure: false,
+            offline: false,
+            tag_ttl: Duration::from_secs(5 * 60),
+            revalidate_timeout: Duration::from_secs(1),
+            negative_ttl: Duration::from_secs(30),
+            stale_if_error: None,
+            connect_timeout: Duration::from_secs(3),
+            first_byte_timeout: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(30),
+            connections: 32,
+            fetch_parts: 4,
+            prefetch_layers: true,
+        }
+    }
+}
+
+/// How much of a remote is kept, and how long.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// The most bytes of blobs; without it, as many as fit.
+    pub max_size: Option<u64>,
+    /// Blobs that nobody wanted for so long are removed; without it, they stay.
+    pub unused_after: Option<Duration>,
+}
+
+/// Images that are fetched ahead of time, again and again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WarmConfig {
+    /// The images and their tags.
+    pub images: Vec<WarmImage>,
+    /// How often.
+    pub every: Duration,
+}
+
+/// An image, and a pattern of its tags.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WarmImage {
+    /// The image.
+    pub image: ImageName,
+    /// Its tags; one that is no pattern is fetched without a list of them.
+    pub tags: Pattern,
+}
+
+/// A proxy on the way to an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyConfig {
+    /// Its address, without a user in it.
+    pub url: Url,
+    /// What it is shown.
+    pub credentials: Option<Credentials>,
+}
+
+/// A certificate for an upstream that wants one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientTls {
+    /// The certificate chain in PEM, our own first.
+    pub cert: Arc<[u8]>,
+    /// Its private key in PEM.
+    pub key: Secret,
+}
+
+/// A network of addresses: `10.0.0.0/8`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    /// Whether an address lies in it. One that only wraps an IPv4 address counts as that.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let shifted = |bits: u128, width: u32| bits.checked_shr(width - u32::from(self.bits)).unwrap_or_default();
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                shifted(u32::from(own).into(), 32) == shifted(u32::from(other).into(), 32)
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => shifted(own.into(), 128) == shifted(other.into(), 128),
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WRONG: &str = "a network is written `10.0.0.0/8` or `fd00::/8`";
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| WRONG)?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits: u8 = bits.map_or(Ok(most), str::parse).map_err(|_| WRONG)?;
+        (bits <= most).then_some(Self { address, bits }).ok_or(WRONG)
+    }
 }
 
 /// A user and password for an upstream.
@@ -212,4 +384,43 @@ pub struct MemberConfig {
     pub repository: RepositoryKey,
     /// An image that lives here is never looked up in later members.
     pub priority: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_holds_its_addresses_and_no_others() {
+        for (network, address, contains) in [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.0.0.0/8", "::ffff:10.1.2.3", true),
+            ("0.0.0.0/0", "192.0.2.1", true),
+            ("0.0.0.0/0", "2001:db8::1", false),
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "127.0.0.2", false),
+            ("fd00::/8", "fd12::1", true),
+            ("fd00::/8", "fe80::1", false),
+            ("::/0", "fe80::1", true),
+        ] {
+            let network: Network = network.parse().expect(network);
+            assert_eq!(
+                network.contains(address.parse().expect(address)),
+                contains,
+                "{network:?} {address}"
+            );
+        }
+        for text in [
+            "",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0/8",
+            "a/8",
+            "10.0.0.0/-1",
+            "10.0.0.0/",
+        ] {
+            assert!(text.parse::<Network>().is_err(), "{text}");
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
+use super::platform::Platform;
 
 /// An entry of a manifest, of an index or of a list of referrers; image-spec `descriptor.md`.
 ///
@@ -25,6 +26,9 @@ pub struct Descriptor {
     /// Its annotations, in lists of referrers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<BTreeMap<String, String>>,
+    /// What it is made for, in an index.
+    #[serde(default, skip_serializing)]
+    pub platform: Option<Platform>,
     /// Where else it lies: read so that foreign layers are known, never fetched and never sent on.
     #[serde(default, skip_serializing)]
     pub urls: Option<Vec<String>>,

@@ -178,6 +178,7 @@ impl Manifest {
             size: self.size(),
             artifact_type: contents.artifact_type.clone(),
             annotations: contents.annotations.clone(),
+            platform: None,
             urls: None,
         }
     }

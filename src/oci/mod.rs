@@ -13,6 +13,8 @@ pub mod media_type;
 pub mod name;
 pub mod operation;
 pub mod page;
+pub mod pattern;
+pub mod platform;
 pub mod range;
 pub mod reference;
 
@@ -24,6 +26,8 @@ pub use media_type::MediaType;
 pub use name::{ImageName, RepositoryKey};
 pub use operation::Operation;
 pub use page::Page;
+pub use pattern::Pattern;
+pub use platform::Platform;
 pub use reference::{Reference, Tag};
 
 /// What every reader in the house answers.

@@ -28,7 +28,7 @@ impl Keyring {
     /// `registry` is where the requests go, which for Docker Hub is not what the configuration says.
     pub(super) fn new(config: &RemoteConfig, registry: Url, is_hub: bool) -> Self {
         Self {
-            credentials: config.credentials.clone(),
+            credentials: config.credentials.first().cloned(),
             registry,
             is_hub,
             realms: config
@@ -100,7 +100,7 @@ mod tests {
     fn keyring(registry: &str, realms: &[&str], is_hub: bool) -> Keyring {
         let mut config = remote(registry);
         config.token_realms = realms.iter().map(ToString::to_string).collect();
-        config.credentials = Some(Credentials {
+        config.credentials.push(Credentials {
             username: "ada".to_owned(),
             password: Secret::new("lovelace"),
         });

@@ -4,19 +4,7 @@ use super::*;
 
 /// A remote with every default.
 pub(super) fn remote(url: &str) -> RemoteConfig {
-    RemoteConfig {
-        url: url.parse().expect("a URL"),
-        credentials: None,
-        token_realms: Vec::new(),
-        insecure: false,
-        tag_ttl: Duration::from_secs(300),
-        revalidate_timeout: Duration::from_secs(1),
-        stale_if_error: None,
-        connect_timeout: Duration::from_secs(3),
-        first_byte_timeout: Duration::from_secs(15),
-        idle_timeout: Duration::from_secs(30),
-        connections: 32,
-    }
+    RemoteConfig::of(url.parse().expect("a URL"))
 }
 
 fn upstream(url: &str) -> Result<Upstream, Error> {
@@ -91,7 +79,7 @@ fn urls_that_cannot_be_asked_are_refused() {
 #[test]
 fn nothing_printed_holds_a_secret() {
     let mut config = remote("https://r.example.com");
-    config.credentials = Some(crate::config::Credentials {
+    config.credentials.push(crate::config::Credentials {
         username: "ada".to_owned(),
         password: crate::config::Secret::new("lovelace"),
     });

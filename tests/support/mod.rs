@@ -3,7 +3,10 @@
     dead_code,
     unreachable_pub,
     clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
     reason = "every test file is a crate of its own and uses a part of this"
 )]
 
+pub mod remote;
 pub mod upstream;

@@ -683,17 +683,15 @@ async fn write_body(stream: &mut TcpStream, body: &[u8], acts: &[Act]) -> std::i
 /// A remote in front of a server, with the patience of a test.
 pub fn remote(server: &Server) -> entrepot::config::RemoteConfig {
     entrepot::config::RemoteConfig {
-        url: server.url().parse().unwrap(),
-        credentials: None,
-        token_realms: Vec::new(),
-        insecure: false,
-        tag_ttl: Duration::from_secs(300),
         revalidate_timeout: Duration::from_millis(300),
-        stale_if_error: None,
         connect_timeout: Duration::from_secs(2),
         first_byte_timeout: Duration::from_secs(2),
         idle_timeout: Duration::from_secs(1),
         connections: 8,
+        // Requests are counted: what is not asked for is switched on by those who test it.
+        fetch_parts: 1,
+        prefetch_layers: false,
+        ..entrepot::config::RemoteConfig::of(server.url().parse().unwrap())
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::time::Duration;
 
 use super::super::field::Field;
 use super::super::file::{self, Defaults};
@@ -10,13 +9,6 @@ use super::super::findings::Finding;
 use super::super::node::At;
 use super::super::{Credentials, RemoteConfig, Secret};
 use super::{Checker, count, describe, time, timeout};
-
-const TAG_TTL: Duration = Duration::from_secs(5 * 60);
-const REVALIDATE_TIMEOUT: Duration = Duration::from_secs(1);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(15);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-const CONNECTIONS: usize = 32;
 
 /// Longer than any password, and than the tokens that stand for one.
 const LONGEST_PASSWORD: u64 = 64 << 10;
@@ -40,30 +32,34 @@ impl Checker<'_> {
         let (_, url) = self.required(&written.url, at, "url")?;
         let none = Defaults::default();
         let general = defaults.unwrap_or(&none);
+        let usual = RemoteConfig::of(url.0.clone());
         let patience = [&written.stale_if_error, &general.stale_if_error]
             .into_iter()
             .find_map(Field::get);
         Some(RemoteConfig {
-            url: url.0.clone(),
-            credentials,
+            credentials: credentials.into_iter().collect(),
             token_realms: self.distinct(&written.token_realms, |host| &host.0),
             insecure,
-            tag_ttl: time(&written.tag_ttl, time(&general.tag_ttl, TAG_TTL)),
+            tag_ttl: time(&written.tag_ttl, time(&general.tag_ttl, usual.tag_ttl)),
             revalidate_timeout: time(
                 &written.revalidate_timeout,
-                time(&general.revalidate_timeout, REVALIDATE_TIMEOUT),
+                time(&general.revalidate_timeout, usual.revalidate_timeout),
             ),
             stale_if_error: patience.and_then(|patience| patience.0),
             connect_timeout: timeout(
                 &written.connect_timeout,
-                timeout(&general.connect_timeout, CONNECT_TIMEOUT),
+                timeout(&general.connect_timeout, usual.connect_timeout),
             ),
             first_byte_timeout: timeout(
                 &written.first_byte_timeout,
-                timeout(&general.first_byte_timeout, FIRST_BYTE_TIMEOUT),
+                timeout(&general.first_byte_timeout, usual.first_byte_timeout),
             ),
-            idle_timeout: timeout(&written.idle_timeout, timeout(&general.idle_timeout, IDLE_TIMEOUT)),
-            connections: count(&written.connections, count(&general.connections, CONNECTIONS)),
+            idle_timeout: timeout(
+                &written.idle_timeout,
+                timeout(&general.idle_timeout, usual.idle_timeout),
+            ),
+            connections: count(&written.connections, count(&general.connections, usual.connections)),
+            ..usual
         })
     }
 

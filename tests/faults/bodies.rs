@@ -1,0 +1,1 @@
+//! Bodies: cut, wrong, endless, slow, wanted by many.

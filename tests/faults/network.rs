@@ -1,0 +1,1 @@
+//! The way there: addresses, redirects, credentials, headers.

@@ -1,0 +1,1 @@
+//! Outages, seen by clients.

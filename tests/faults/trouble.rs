@@ -1,0 +1,1 @@
+//! Upstreams that refuse, fail, or ask for patience.
