@@ -199,18 +199,38 @@ fn the_comments_of_the_worked_example_are_true() {
     for file in ["tls.crt", "tls.key", "vendor"] {
         fs::write(directory.path().join(file), "x").unwrap();
     }
+    let certified = rcgen::generate_simple_self_signed(["example.com".to_owned()]).unwrap();
+    for file in ["corporate-ca.pem", "client.crt"] {
+        fs::write(directory.path().join(file), certified.cert.pem()).unwrap();
+    }
+    fs::write(
+        directory.path().join("client.key"),
+        certified.signing_key.serialize_pem(),
+    )
+    .unwrap();
     let mut text = EXAMPLE
         .replace("  listen: 127.0.0.1:5000\n", "")
         .replace("      password: ${VENDOR_PASSWORD:-change-me}\n", "")
         .replace("/run/secrets/vendor", "vendor");
-    for (comment, code) in [("  #   ", "  "), ("      #   ", "      ")] {
+    for (comment, code) in [("  #   ", "  "), ("    #   ", "    "), ("      #   ", "      ")] {
         text = text.replace(&format!("\n{comment}"), &format!("\n{code}"));
     }
     let environment = Environment::default();
     let loaded = config::load_text("repositories.yml", &text, directory.path(), &environment)
         .unwrap_or_else(|problems| panic!("{problems:#?}\n{text}"));
     assert_eq!(loaded.config.server.listen.len(), 2);
-    let files = ["tls.crt", "tls.key", "vendor"].map(|file| directory.path().join(file));
+    let hub = remote(&loaded.config, "docker-hub");
+    let users: Vec<&str> = hub.credentials.iter().map(|one| one.username.as_str()).collect();
+    assert_eq!(users, ["acme", "acme-ci"]);
+    let files = [
+        "tls.crt",
+        "tls.key",
+        "vendor",
+        "corporate-ca.pem",
+        "client.crt",
+        "client.key",
+    ];
+    let files = files.map(|file| directory.path().join(file));
     assert_eq!(loaded.files, files);
 }
 
@@ -307,6 +327,11 @@ fn every_kind_of_mistake_has_its_words() {
         "repositories: { a: { type: remote, url: 'https://a.b', credentials: { username: a, password: b, password_file: c } } }",
         "repositories: { a: { type: remote, url: 'https://a.b', credentials: { username: a, password_file: nowhere } } }",
         "repositories: { a: { type: remote, url: 'https://a.b', token_realms: [c.d, C.D, 'https://e'], connect_timeout: 0s } }",
+        "repositories: { a: { type: remote, url: 'https://a.b', mirrors: ['https://a.b', 'http://c.d', 'https://e.f', 'https://e.f', g], include: ['a[', ''], platforms: [amd64] } }",
+        "repositories: { a: { type: remote, url: 'https://a.b', credentials: [], cache: { max_size: 0, unused: 5d }, rate_limit: { reserve: -1 }, hold: long, fetch_parts: 0 } }",
+        "repositories: { a: { type: remote, url: 'https://a.b', credentials: [{ username: a, password: b }, { username: a, password: c }], warm: [{ images: [] , every: 5m }, { images: ['A:b', 'a:b c'] }] } }",
+        "repositories: { a: { type: remote, url: 'https://a.b', proxy: 'socks5://hunter2@a', ca: nowhere.pem, client_tls: { cert: nowhere.pem }, allow_private: [10.0.0.0/40, localhost] } }",
+        "storage: { min_free: 100% }\nrepositories: { a: { type: local, offline: true } }",
         // Virtuals.
         "repositories: { a: { type: virtual }, b: { type: virtual, members: [] }, c: { type: virtual, members: [{}] } }",
         "repositories: { a: { type: local }, v: { type: virtual, members: [a, a, b], push_to: b } }",
@@ -332,12 +357,12 @@ fn what_deserves_a_second_look_is_a_warning() {
 repositories.yml:4:43: warning: `docker-hub` can answer for an image that was meant to come from `docker-local`
       docker:       { type: virtual, members: [docker-local, docker-hub], push_to: docker-local }
                                               ^
-hint: list it as `{ repository: docker-local, priority: true }`
+hint: list it as `{ repository: docker-local, priority: true }`, or say in `docker-hub` what to `include` or `exclude`
 
 repositories.yml:1:107: warning: `r` can answer for an image that was meant to come from `l`
     repositories: { l: { type: local }, r: { type: remote, url: 'https://a.b' }, v: { type: virtual, members: [r, { repository: l, priority: true }] } }
                                                                                                               ^
-hint: list it before every remote, as `{ repository: l, priority: true }`
+hint: list it before every remote, as `{ repository: l, priority: true }`, or say in `r` what to `include` or `exclude`
 
 repositories.yml:1:65: warning: nothing proves that what comes from this upstream is what it sent
     repositories: { r: { type: remote, url: 'http://a.b', insecure: true }, s: { type: remote, url: 'https://docker.io' } }
@@ -356,6 +381,9 @@ hint: this version knows nobody but `anonymous`, and it may do nothing: `pull` o
     let quiet = "repositories: { l: { type: local }, r: { type: remote, url: 'https://a.b' }, \
         v: { type: virtual, members: [{ repository: l, priority: true }, r] } }";
     assert_eq!(loaded(quiet).warnings, []);
+    let told = "repositories: { l: { type: local }, r: { type: remote, url: 'https://a.b', include: ['b/**'] }, \
+        v: { type: virtual, members: [l, r] } }";
+    assert_eq!(loaded(told).warnings, []);
 }
 
 #[test]
@@ -506,7 +534,7 @@ fn a_variable_that_is_wrong_is_named_and_its_value_is_not() {
         ("ENTREPOT__REPOSITORIES__S__TYPE", "remote"),
         ("ENTREPOT__REPOSITORIES__T", "{ type: remote }"),
         ("ENTREPOT__REPOSITORIES__T__URL", "hunter2"),
-        ("ENTREPOT__STORAGE__MIN_FREE", "5%"),
+        ("ENTREPOT__STORAGE__INDEX", "x"),
     ];
     let problems = problems_with(text, &variables);
     let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
@@ -532,7 +560,7 @@ ENTREPOT__SERVER____LISTEN: this variable names no key
 hint: the keys are joined by two underscores: `ENTREPOT__SERVER__LISTEN`
 ENTREPOT__SEVER__LISTEN: unknown key `sever`
 hint: did you mean `server`?
-ENTREPOT__STORAGE__MIN_FREE: `min_free` is not supported by this version yet
+ENTREPOT__STORAGE__INDEX: `index` is not supported by this version yet
 "#);
 }
 

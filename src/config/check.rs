@@ -3,6 +3,7 @@
 //! Nothing here stops at a mistake. What is wrong is reported and something harmless put in its place, so that the
 //! next mistake is found in the same run; a configuration with problems is thrown away at the end.
 
+mod proof;
 mod remote;
 mod virtuals;
 
@@ -52,7 +53,10 @@ pub(super) fn check(written: &Written, directory: &Path, findings: &Findings) ->
 #[derive(Clone, Copy)]
 enum Kind<'a> {
     Local,
-    Remote,
+    Remote {
+        /// Whether it says which images are its own.
+        chooses: bool,
+    },
     Virtual(&'a file::Virtual),
     /// Its type is wrong. It exists all the same.
     Unknown,
@@ -63,7 +67,9 @@ fn kinds(repositories: &Field<Entries<Repository>>) -> BTreeMap<&str, Kind<'_>> 
     let kinds = entries.iter().filter_map(|(key, repository)| {
         let kind = match repository.get() {
             Some(Repository::Local(_)) => Kind::Local,
-            Some(Repository::Remote(_)) => Kind::Remote,
+            Some(Repository::Remote(remote)) => Kind::Remote {
+                chooses: !remote.include.is_absent() || !remote.exclude.is_absent(),
+            },
             Some(Repository::Virtual(written)) => Kind::Virtual(written),
             None => Kind::Unknown,
         };
@@ -88,7 +94,11 @@ impl<'a> Checker<'a> {
             server: self.server(written),
             storage: StorageConfig {
                 path: self.path(storage.map_or(STORAGE, String::as_str)),
-                min_free: MIN_FREE,
+                min_free: written
+                    .storage
+                    .get()
+                    .and_then(|storage| storage.min_free.get())
+                    .map_or(MIN_FREE, |part| part.0),
             },
             auth: self.auth(&written.auth),
             repositories: self.repositories(written),

@@ -9,7 +9,10 @@ use serde::Deserialize;
 use super::field::{Entries, Field, OneOrMore};
 use super::findings::Finding;
 use super::node::{Content, Node};
-use super::scalar::{Address, Authority, Count, Host, Patience, Size, Time, Timeout, Upstream};
+use super::scalar::{
+    Address, Amount, Authority, Count, For, Glob, Host, Net, Part, Patience, Proxy, Size, Time, Timeout, Upstream,
+    Warmed,
+};
 use super::schema;
 use super::spelling::nearest;
 use super::units::excerpt;
@@ -105,6 +108,9 @@ pub(super) struct Storage {
     /// The directory for blobs and records; a relative one is relative to this file.
     #[schemars(extend("default" = "./data"))]
     pub(super) path: Field<String>,
+    /// How much of the disk stays free: below it pushes are refused, and what is fetched is passed on but not kept.
+    #[schemars(extend("default" = "5%"))]
+    pub(super) min_free: Field<Part>,
 }
 
 /// Who may do what.
@@ -138,6 +144,9 @@ pub(super) struct Defaults {
     /// How long a client waits for that question; then the copy is served and the question goes on.
     #[schemars(extend("default" = "1s"))]
     pub(super) revalidate_timeout: Field<Time>,
+    /// How long an upstream's own 404 is remembered.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) negative_ttl: Field<Time>,
     /// How long past `tag_ttl` a tag is served while upstream fails, or `forever`.
     #[schemars(extend("default" = "forever"))]
     pub(super) stale_if_error: Field<Patience>,
@@ -153,6 +162,12 @@ pub(super) struct Defaults {
     /// How many requests to one upstream may be under way at once.
     #[schemars(extend("default" = 32))]
     pub(super) connections: Field<Count>,
+    /// How many ranges of one large blob may be fetched at once.
+    #[schemars(extend("default" = 4))]
+    pub(super) fetch_parts: Field<Count>,
+    /// Whether a manifest's layers begin to arrive when the manifest is asked for.
+    #[schemars(extend("default" = true))]
+    pub(super) prefetch_layers: Field<bool>,
 }
 
 /// A repository; its `type` says which keys it has.
@@ -191,17 +206,47 @@ pub(super) struct Local {
 pub(super) struct Remote {
     /// The upstream registry. A path after the host is a prefix of every image name there.
     pub(super) url: Field<Upstream>,
-    /// The user and password that the upstream lets us in with.
-    pub(super) credentials: Field<Credentials>,
+    /// Registries with the same images, asked before the upstream, in this order. They are shown no credentials.
+    pub(super) mirrors: Field<Vec<Field<Upstream>>>,
+    /// The user and password that the upstream lets us in with; or a list, used in turn as their budgets run out.
+    pub(super) credentials: Field<OneOrMore<Credentials>>,
     /// Hosts, besides the upstream's own, that may be shown the credentials.
     pub(super) token_realms: Field<Vec<Field<Authority>>>,
+    /// Patterns of image names; what none of them means is never asked for.
+    pub(super) include: Field<Vec<Field<Glob>>>,
+    /// Patterns of image names that are never asked for.
+    pub(super) exclude: Field<Vec<Field<Glob>>>,
+    /// What is fetched ahead of time of an image for several platforms; all of it, without this key.
+    pub(super) platforms: Field<Vec<Field<For>>>,
+    /// How much is kept, and how long.
+    pub(super) cache: Field<Cache>,
+    /// How the upstream's limit of pulls is used.
+    pub(super) rate_limit: Field<RateLimit>,
+    /// For how long a tag that moved upstream is served as it was.
+    #[schemars(extend("default" = "0s"))]
+    pub(super) hold: Field<Time>,
+    /// What is fetched ahead of time, again and again.
+    pub(super) warm: Field<Vec<Field<Warm>>>,
+    /// The proxy on the way to the upstream.
+    pub(super) proxy: Field<Proxy>,
+    /// A PEM file of certificate authorities that are trusted besides the machine's.
+    pub(super) ca: Field<String>,
+    /// The certificate that is shown to the upstream.
+    pub(super) client_tls: Field<ClientTls>,
+    /// Private networks that token endpoints and redirects may be in; the upstream's own host always may.
+    pub(super) allow_private: Field<Vec<Field<Net>>>,
     /// Allows an `http://` url and certificates that do not verify.
     #[schemars(extend("default" = false))]
     pub(super) insecure: Field<bool>,
+    /// Serves what is cached and never asks the upstream.
+    #[schemars(extend("default" = false))]
+    pub(super) offline: Field<bool>,
     /// How long a tag is served without asking upstream.
     pub(super) tag_ttl: Field<Time>,
     /// How long a client waits for that question; then the copy is served and the question goes on.
     pub(super) revalidate_timeout: Field<Time>,
+    /// How long an upstream's own 404 is remembered.
+    pub(super) negative_ttl: Field<Time>,
     /// How long past `tag_ttl` a tag is served while upstream fails, or `forever`.
     pub(super) stale_if_error: Field<Patience>,
     /// For a connection to upstream and its TLS handshake.
@@ -212,6 +257,51 @@ pub(super) struct Remote {
     pub(super) idle_timeout: Field<Timeout>,
     /// How many requests to this upstream may be under way at once.
     pub(super) connections: Field<Count>,
+    /// How many ranges of one large blob may be fetched at once.
+    pub(super) fetch_parts: Field<Count>,
+    /// Whether a manifest's layers begin to arrive when the manifest is asked for.
+    pub(super) prefetch_layers: Field<bool>,
+}
+
+/// How much of a remote is kept, and how long.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Cache {
+    /// The most bytes of blobs; the least recently used make room.
+    pub(super) max_size: Field<Size>,
+    /// Blobs that nobody wanted for so long are removed.
+    pub(super) unused_after: Field<Timeout>,
+}
+
+/// How the upstream's limit of pulls is used.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RateLimit {
+    /// How many pulls are kept for images that are not here at all.
+    #[schemars(extend("default" = 0))]
+    pub(super) reserve: Field<Amount>,
+}
+
+/// Images that are fetched ahead of time, again and again.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["images", "every"]))]
+pub(super) struct Warm {
+    /// Images with a tag or a pattern of tags.
+    pub(super) images: Field<Vec<Field<Warmed>>>,
+    /// How often.
+    pub(super) every: Field<Timeout>,
+}
+
+/// A certificate and its key, in PEM files.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["cert", "key"]))]
+pub(super) struct ClientTls {
+    /// The certificate chain, our own first.
+    pub(super) cert: Field<String>,
+    /// The private key.
+    pub(super) key: Field<String>,
 }
 
 /// A user and a password; the password is here or in a file.
@@ -268,34 +358,12 @@ pub(super) const NOT_YET: &[(&str, &[&str])] = &[
     ("Written", &["webhooks"]),
     ("Server", &["external_url", "trusted_proxies"]),
     ("Tls", &["client_ca"]),
-    ("Storage", &["blobs", "index", "min_free"]),
+    ("Storage", &["blobs", "index"]),
     ("Auth", &["htpasswd", "tokens", "oidc", "ldap", "groups", "policies"]),
-    ("Defaults", &["negative_ttl", "fetch_parts", "prefetch_layers"]),
     ("Local", &["immutable_tags", "quota", "retention"]),
-    (
-        "Remote",
-        &[
-            "mirrors",
-            "include",
-            "exclude",
-            "platforms",
-            "cache",
-            "rate_limit",
-            "hold",
-            "warm",
-            "proxy",
-            "ca",
-            "client_tls",
-            "allow_private",
-            "offline",
-            "negative_ttl",
-            "fetch_parts",
-            "prefetch_layers",
-        ],
-    ),
 ];
 
-/// Other forms that a structure will have: a list of it, or one of these words.
+/// Words that will stand for a structure.
 const NOT_YET_WRITTEN: &[(&str, &[&str])] = &[("Credentials", &["ecr", "ecr-public", "gcp", "azure", "docker-config"])];
 
 /// Says so when a value is a form of this structure that is to come.
@@ -303,7 +371,6 @@ pub(super) fn later_form(structure: &str, content: &Content) -> Option<String> {
     let (_, words) = NOT_YET_WRITTEN.iter().find(|(name, _)| *name == structure)?;
     match content {
         Content::Text(text) if words.contains(&text.as_str()) => Some(not_yet(&format!("`{text}`"))),
-        Content::List(_) => Some(not_yet(&format!("a list of {}", structure.to_lowercase()))),
         _ => None,
     }
 }
@@ -329,6 +396,10 @@ const PLACES: &[(&str, &str)] = &[
     ("Auth", "`auth`"),
     ("Defaults", "`defaults`"),
     ("Credentials", "`credentials`"),
+    ("Cache", "`cache`"),
+    ("RateLimit", "`rate_limit`"),
+    ("Warm", "`warm`"),
+    ("ClientTls", "`client_tls`"),
     ("Written", "the top level of the file"),
 ];
 

@@ -11,7 +11,8 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 use url::{Host as ParsedHost, Url};
 
 use super::units::{Complaint, excerpt, size, time};
-use crate::oci::ImageName;
+use super::{Credentials, Network, ProxyConfig, Secret, Share, WarmImage};
+use crate::oci::{ImageName, Pattern, Platform};
 
 /// More of anything than a machine has, and less than what overflows.
 const MOST: u64 = 1_000_000;
@@ -24,6 +25,8 @@ trait Scalar: Sized {
     /// What the word looks like, for editors.
     const PATTERN: &'static str;
     const TAKES_NUMBERS: bool = false;
+    /// The smallest number it can be.
+    const LEAST: u64 = 1;
 
     fn from_text(text: &str) -> Result<Self, Complaint>;
 }
@@ -60,6 +63,46 @@ impl Scalar for Count {
         count
             .map(Self)
             .ok_or_else(|| Complaint::new(format!("`{}` is not a whole number from 1 to {MOST}", excerpt(text))))
+    }
+}
+
+/// How many of something; none is a number, too.
+pub(super) struct Amount(pub(super) u64);
+
+impl Scalar for Amount {
+    const NAME: &'static str = "Amount";
+    const EXPECTED: &'static str = "a whole number";
+    const PATTERN: &'static str = r"^\d+$";
+    const TAKES_NUMBERS: bool = true;
+    const LEAST: u64 = 0;
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        let number = text.trim().parse().ok().filter(|number| *number <= MOST);
+        number
+            .map(Self)
+            .ok_or_else(|| Complaint::new(format!("`{}` is not a whole number from 0 to {MOST}", excerpt(text))))
+    }
+}
+
+/// A part of a disk: a size, or hundredths of the whole.
+pub(super) struct Part(pub(super) Share);
+
+impl Scalar for Part {
+    const NAME: &'static str = "Part";
+    const EXPECTED: &'static str = "a part of the disk such as `5%` or `10GiB`";
+    const PATTERN: &'static str = r"^(\d{1,2} ?%|\d+ ?([kKmMgGtT]?[bB]|[kKmMgGtT][iI][bB])?)$";
+    const TAKES_NUMBERS: bool = true;
+    const LEAST: u64 = 0;
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        let Some(hundredths) = text.trim().strip_suffix('%') else {
+            return size(text).map(|bytes| Self(Share::Bytes(bytes)));
+        };
+        let hundredths = hundredths.trim_end().parse().ok().filter(|share: &u8| *share < 100);
+        hundredths.map(|share| Self(Share::Percent(share))).ok_or_else(|| {
+            Complaint::new(format!("`{}` is not a part of a disk", excerpt(text)))
+                .hint("a whole number from 0 to 99 with `%`, or a size: `5%`, `10GiB`")
+        })
     }
 }
 
@@ -228,6 +271,127 @@ impl Scalar for Upstream {
     }
 }
 
+/// The address of a proxy, and what it is shown.
+pub(super) struct Proxy(pub(super) ProxyConfig);
+
+impl Scalar for Proxy {
+    const NAME: &'static str = "Proxy";
+    const EXPECTED: &'static str = "a URL such as `http://proxy.example.com:3128`";
+    const PATTERN: &'static str = r"^https?://\S+$";
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        let is_proxy = |url: &Url| {
+            let has_path = !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some();
+            matches!(url.scheme(), "http" | "https") && url.has_host() && !has_path
+        };
+        // The text is not repeated: there may be a password in it.
+        let wrong = || {
+            Complaint::new("this is not the URL of a proxy")
+                .hint("`http://proxy.example.com:3128`, or `http://user:${PROXY_PASSWORD}@proxy.example.com:3128`")
+        };
+        let mut url = Url::parse(text).ok().filter(is_proxy).ok_or_else(wrong)?;
+        let credentials = match (plain(url.username()), url.password().map(plain)) {
+            (None, _) | (_, Some(None)) => return Err(wrong()),
+            (Some(username), None) if username.is_empty() => None,
+            (Some(username), password) => Some(Credentials {
+                username,
+                password: Secret::new(password.flatten().unwrap_or_default()),
+            }),
+        };
+        url.set_username("")
+            .and_then(|()| url.set_password(None))
+            .map_err(|()| wrong())?;
+        Ok(Self(ProxyConfig { url, credentials }))
+    }
+}
+
+/// A part of a URL as it is meant: `%40` is an at sign.
+fn plain(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        let byte = match byte {
+            b'%' => {
+                let digits = [rest.next()?, rest.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            byte => byte,
+        };
+        bytes.push(byte);
+    }
+    String::from_utf8(bytes)
+        .ok()
+        .filter(|text| !text.contains(char::is_control))
+}
+
+/// A pattern of names.
+pub(super) struct Glob(pub(super) Pattern);
+
+impl Scalar for Glob {
+    const NAME: &'static str = "Glob";
+    const EXPECTED: &'static str = "a pattern of image names such as `library/**`";
+    const PATTERN: &'static str = r"^\S+$";
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        text.parse().map(Self).map_err(|error| {
+            Complaint::new(format!("`{}` is not a pattern: {error}", excerpt(text)))
+                .hint("`*` is anything but `/`, `**` anything at all: `library/*`, `team/**`, `*-nightly`")
+        })
+    }
+}
+
+/// What an image is for.
+pub(super) struct For(pub(super) Platform);
+
+impl Scalar for For {
+    const NAME: &'static str = "For";
+    const EXPECTED: &'static str = "a platform such as `linux/amd64`";
+    const PATTERN: &'static str = r"^[a-z0-9.-]+/[a-z0-9.-]+(/[a-z0-9.-]+)?$";
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        text.parse()
+            .map(Self)
+            .map_err(|error| Complaint::new(format!("`{}` is not a platform", excerpt(text))).hint(format!("{error}")))
+    }
+}
+
+/// An image, and a pattern of its tags.
+pub(super) struct Warmed(pub(super) WarmImage);
+
+impl Scalar for Warmed {
+    const NAME: &'static str = "Warmed";
+    const EXPECTED: &'static str = "an image and its tags such as `library/alpine:3.*`";
+    const PATTERN: &'static str = r"^\S+$";
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        let (image, tags) = text.split_once(':').unwrap_or((text, "latest"));
+        let wrong = |why: String| {
+            Complaint::new(format!("`{}` is not an image with tags: {why}", excerpt(text))).hint(
+                "the image's name as the upstream knows it, `:`, and a tag or a pattern of tags: `library/alpine:3.*`",
+            )
+        };
+        Ok(Self(WarmImage {
+            image: image.parse().map_err(|error| wrong(format!("{error}")))?,
+            tags: tags.parse().map_err(|error| wrong(format!("{error}")))?,
+        }))
+    }
+}
+
+/// A network.
+pub(super) struct Net(pub(super) Network);
+
+impl Scalar for Net {
+    const NAME: &'static str = "Net";
+    const EXPECTED: &'static str = "a network such as `10.0.0.0/8`";
+    const PATTERN: &'static str = r"^[0-9A-Fa-f.:]+(/\d+)?$";
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        text.parse()
+            .map(Self)
+            .map_err(|hint| Complaint::new(format!("`{}` is not a network", excerpt(text))).hint(hint))
+    }
+}
+
 /// Reads a [`Scalar`] from whatever is there.
 struct One<T>(PhantomData<T>);
 
@@ -268,7 +432,7 @@ macro_rules! scalars {
                 let text = format!("{}|\\$\\{{", Self::PATTERN);
                 let expected = Self::EXPECTED;
                 if Self::TAKES_NUMBERS {
-                    json_schema!({ "type": ["integer", "string"], "minimum": 1, "pattern": text, "description": expected })
+                    json_schema!({ "type": ["integer", "string"], "minimum": Self::LEAST, "pattern": text, "description": expected })
                 } else {
                     json_schema!({ "type": "string", "pattern": text, "description": expected })
                 }
@@ -277,7 +441,7 @@ macro_rules! scalars {
     )+};
 }
 
-scalars!(Size Count Time Timeout Patience Address Host Authority Upstream);
+scalars!(Size Count Amount Part Time Timeout Patience Address Host Authority Upstream Proxy Glob For Warmed Net);
 
 #[cfg(test)]
 mod tests {
@@ -300,6 +464,17 @@ mod tests {
         assert_eq!(Address::from_text("[::1]:0").unwrap().0, "[::1]:0".parse().unwrap());
         assert_eq!(Host::from_text("Docker.Example.com.").unwrap().0, "docker.example.com");
         assert_eq!(Host::from_text("10.0.0.7").unwrap().0, "10.0.0.7");
+        assert_eq!(Amount::from_text("0").unwrap().0, 0);
+        assert_eq!(Part::from_text("5%").unwrap().0, Share::Percent(5));
+        assert_eq!(Part::from_text("1 GiB").unwrap().0, Share::Bytes(1 << 30));
+        let proxy = Proxy::from_text("http://ada:b%40c@proxy:3128").unwrap().0;
+        assert_eq!(proxy.url.as_str(), "http://proxy:3128/");
+        let shown = proxy.credentials.unwrap();
+        assert_eq!((shown.username.as_str(), shown.password.reveal()), ("ada", "b@c"));
+        assert_eq!(Proxy::from_text("https://proxy").unwrap().0.credentials, None);
+        let warmed = Warmed::from_text("library/alpine:3.*").unwrap().0;
+        assert_eq!((warmed.image.as_str(), warmed.tags.as_str()), ("library/alpine", "3.*"));
+        assert_eq!(Warmed::from_text("alpine").unwrap().0.tags.as_str(), "latest");
         assert_eq!(Authority::from_text("Docker.IO").unwrap().0, "docker.io");
         assert_eq!(Authority::from_text("[::1]:5000").unwrap().0, "[::1]:5000");
         assert_eq!(Authority::from_text("localhost:5000").unwrap().0, "localhost:5000");

@@ -1,17 +1,13 @@
 //! Remote repositories.
 
-use std::io::Read;
-use std::path::Path;
+use url::Url;
 
 use super::super::field::Field;
 use super::super::file::{self, Defaults};
 use super::super::findings::Finding;
 use super::super::node::At;
-use super::super::{Credentials, RemoteConfig, Secret};
-use super::{Checker, count, describe, time, timeout};
-
-/// Longer than any password, and than the tokens that stand for one.
-const LONGEST_PASSWORD: u64 = 64 << 10;
+use super::super::{CacheConfig, RemoteConfig, WarmConfig};
+use super::{Checker, count, time, timeout};
 
 /// The names of Docker Hub that answer with a web page.
 const NOT_REGISTRIES: [&str; 3] = ["docker.io", "www.docker.com", "hub.docker.com"];
@@ -25,10 +21,15 @@ impl Checker<'_> {
         defaults: Option<&Defaults>,
     ) -> Option<RemoteConfig> {
         let insecure = self.insecure(written);
-        let credentials = written
-            .credentials
+        let credentials = self.all_credentials(&written.credentials);
+        let ca = written
+            .ca
             .with_place()
-            .and_then(|(at, written)| self.credentials(at, written));
+            .and_then(|(at, path)| self.authorities(at, path));
+        let client_tls = written
+            .client_tls
+            .with_place()
+            .and_then(|(at, written)| self.client_tls(at, written));
         let (_, url) = self.required(&written.url, at, "url")?;
         let none = Defaults::default();
         let general = defaults.unwrap_or(&none);
@@ -37,14 +38,32 @@ impl Checker<'_> {
             .into_iter()
             .find_map(Field::get);
         Some(RemoteConfig {
-            credentials: credentials.into_iter().collect(),
+            mirrors: self.mirrors(written),
+            credentials,
             token_realms: self.distinct(&written.token_realms, |host| &host.0),
+            include: list(&written.include, |glob| glob.0.clone()),
+            exclude: list(&written.exclude, |glob| glob.0.clone()),
+            platforms: list(&written.platforms, |platform| platform.0.clone()),
+            cache: cache(&written.cache),
+            reserve: written
+                .rate_limit
+                .get()
+                .and_then(|limit| limit.reserve.get())
+                .map_or(usual.reserve, |reserve| reserve.0),
+            hold: time(&written.hold, usual.hold),
+            warm: self.warm(&written.warm),
+            proxy: written.proxy.get().map(|proxy| proxy.0.clone()),
+            ca,
+            client_tls,
+            allow_private: list(&written.allow_private, |network| network.0),
             insecure,
+            offline: *written.offline.get().unwrap_or(&usual.offline),
             tag_ttl: time(&written.tag_ttl, time(&general.tag_ttl, usual.tag_ttl)),
             revalidate_timeout: time(
                 &written.revalidate_timeout,
                 time(&general.revalidate_timeout, usual.revalidate_timeout),
             ),
+            negative_ttl: time(&written.negative_ttl, time(&general.negative_ttl, usual.negative_ttl)),
             stale_if_error: patience.and_then(|patience| patience.0),
             connect_timeout: timeout(
                 &written.connect_timeout,
@@ -59,8 +78,60 @@ impl Checker<'_> {
                 timeout(&general.idle_timeout, usual.idle_timeout),
             ),
             connections: count(&written.connections, count(&general.connections, usual.connections)),
-            ..usual
+            fetch_parts: count(&written.fetch_parts, count(&general.fetch_parts, usual.fetch_parts)),
+            prefetch_layers: [&written.prefetch_layers, &general.prefetch_layers]
+                .into_iter()
+                .find_map(Field::get)
+                .copied()
+                .unwrap_or(usual.prefetch_layers),
+            url: usual.url,
         })
+    }
+
+    fn mirrors(&self, written: &file::Remote) -> Vec<Url> {
+        let insecure = written.insecure.get() == Some(&true);
+        let mut all: Vec<Url> = Vec::new();
+        for (at, mirror) in written
+            .mirrors
+            .get()
+            .into_iter()
+            .flatten()
+            .filter_map(Field::with_place)
+        {
+            let url = &mirror.0;
+            if written.url.get().is_some_and(|upstream| upstream.0 == *url) || all.contains(url) {
+                self.problem(
+                    Finding::new(at, "this registry is asked already")
+                        .hint("list each mirror once, and the upstream only as `url`"),
+                );
+            }
+            if url.scheme() == "http" && !insecure {
+                self.problem(
+                    Finding::new(at, "`http://` lets everybody on the way read and change images")
+                        .hint("use `https://`, or say `insecure: true` beside it"),
+                );
+            }
+            all.push(url.clone());
+        }
+        all
+    }
+
+    fn warm(&self, written: &Field<Vec<Field<file::Warm>>>) -> Vec<WarmConfig> {
+        let mut all = Vec::new();
+        for (at, warm) in written.get().into_iter().flatten().filter_map(Field::with_place) {
+            let images = self.required(&warm.images, at, "images");
+            let every = self.required(&warm.every, at, "every");
+            if let Some((at, _)) = images.filter(|(_, images)| images.is_empty()) {
+                self.problem(Finding::new(at, "an empty list: nothing would be fetched"));
+            }
+            if let Some((_, every)) = every.filter(|_| images.is_some()) {
+                all.push(WarmConfig {
+                    images: list(&warm.images, |image| image.0.clone()),
+                    every: every.0,
+                });
+            }
+        }
+        all
     }
 
     fn insecure(&self, written: &file::Remote) -> bool {
@@ -91,62 +162,24 @@ impl Checker<'_> {
         }
         insecure.is_some()
     }
-
-    fn credentials(&mut self, at: At, written: &file::Credentials) -> Option<Credentials> {
-        let username = self.required(&written.username, at, "username");
-        let password = match (written.password.with_place(), written.password_file.with_place()) {
-            (Some((_, _)), Some((at, _))) => {
-                self.problem(Finding::new(at, "a `password` and a `password_file`: which is it?"));
-                None
-            }
-            (Some((at, password)), None) => Some((at, Secret::new(password.as_str()))),
-            (None, Some((at, path))) => self.password_from(at, path).map(|password| (at, password)),
-            (None, None) => {
-                if written.password.is_absent() && written.password_file.is_absent() {
-                    self.problem(Finding::new(at, "`password` or `password_file` is missing"));
-                }
-                None
-            }
-        };
-        let ((username_at, username), (password_at, password)) = username.zip(password)?;
-        for (at, what, text) in [
-            (username_at, "username", username.as_str()),
-            (password_at, "password", password.reveal()),
-        ] {
-            if text.is_empty() || text.contains(char::is_control) {
-                self.problem(Finding::new(
-                    at,
-                    format!("the {what} is empty or holds a control character"),
-                ));
-            }
-        }
-        Some(Credentials {
-            username: username.clone(),
-            password,
-        })
-    }
-
-    fn password_from(&mut self, at: At, path: &str) -> Option<Secret> {
-        let path = self.path(path);
-        let password = read_password(&path);
-        if let Err(error) = &password {
-            self.problem(Finding::new(
-                at,
-                format!("cannot read {}: {}", path.display(), describe(error)),
-            ));
-        }
-        self.files.push(path);
-        password.ok().map(Secret::new)
-    }
 }
 
-/// The contents of a file without the line end that editors and `echo` leave.
-fn read_password(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    let file = std::fs::File::open(path)?;
-    if file.take(LONGEST_PASSWORD + 1).read_to_string(&mut text)? as u64 > LONGEST_PASSWORD {
-        return Err(std::io::Error::other("it is too long for a password"));
+fn list<T, U>(written: &Field<Vec<Field<T>>>, meant: impl Fn(&T) -> U) -> Vec<U> {
+    written
+        .get()
+        .into_iter()
+        .flatten()
+        .filter_map(Field::get)
+        .map(meant)
+        .collect()
+}
+
+fn cache(written: &Field<file::Cache>) -> CacheConfig {
+    let Some(written) = written.get() else {
+        return CacheConfig::default();
+    };
+    CacheConfig {
+        max_size: written.max_size.get().map(|size| size.0),
+        unused_after: written.unused_after.get().map(|time| time.0),
     }
-    let end = text.strip_suffix('\n').unwrap_or(&text);
-    Ok(end.strip_suffix('\r').unwrap_or(end).to_owned())
 }

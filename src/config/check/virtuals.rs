@@ -54,7 +54,7 @@ impl<'a> Checker<'a> {
     }
 
     /// Upstream, anybody can publish an image under a name of ours, unless the local member has the last word on it:
-    /// it must come first and have priority.
+    /// it must come first and have priority, or the remote must be told which images are its own.
     fn warn_of_confusion(&self, at: At, written: &'a file::Virtual) {
         let members = written.members.get().into_iter().flatten().filter_map(Field::get);
         let named = members
@@ -62,7 +62,10 @@ impl<'a> Checker<'a> {
         let known: Vec<_> = named
             .filter_map(|(key, priority)| Some((key, priority, *self.kinds.get(key)?)))
             .collect();
-        let Some(remote_index) = known.iter().position(|(.., kind)| matches!(kind, Kind::Remote)) else {
+        let Some(remote_index) = known
+            .iter()
+            .position(|(.., kind)| matches!(kind, Kind::Remote { chooses: false }))
+        else {
             return;
         };
         let exposed = known
@@ -81,7 +84,10 @@ impl<'a> Checker<'a> {
                 at,
                 format!("`{remote}` can answer for an image that was meant to come from `{local}`"),
             )
-            .hint(format!("list {order} as `{{ repository: {local}, priority: true }}`")),
+            .hint(format!(
+                "list {order} as `{{ repository: {local}, priority: true }}`, or say in `{remote}` what to `include` or \
+                 `exclude`"
+            )),
         );
     }
 
@@ -93,7 +99,7 @@ impl<'a> Checker<'a> {
             .filter_map(|member| member.repository.get())
             .any(|member| member == key);
         let refused = match kind {
-            Kind::Remote => Some((
+            Kind::Remote { .. } => Some((
                 format!("`{name}` is a remote repository: nothing can be pushed to it"),
                 "name a local member".to_owned(),
             )),
