@@ -20,6 +20,8 @@ use tokio::task::JoinSet;
 
 /// For a rule that never ends.
 pub const ALWAYS: usize = usize::MAX;
+/// The most of a flood: an end for tests that would fail.
+const FLOOD: u64 = 256 << 20;
 /// How much of a body is written at once.
 const PIECE: usize = 16 * 1024;
 
@@ -52,6 +54,10 @@ pub enum Act {
     IgnoreRange,
     /// Say nothing about the length: the end of the connection is the end of the body.
     Unmeasured,
+    /// Send these bytes, whatever they mean, and close the connection. `Trickle` and the like work on them too.
+    Raw(Bytes),
+    /// Send the first bytes, and then the second ones again and again, until the other side has had enough.
+    Flood(Bytes, Bytes),
 }
 
 /// Something to wait for, opened by the test.
@@ -136,6 +142,7 @@ struct Shared {
     token_field: Mutex<String>,
     issued: AtomicU64,
     connections: AtomicU64,
+    flooded: AtomicU64,
 }
 
 /// The server. It stops when dropped.
@@ -178,7 +185,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Server {
     /// An empty registry on a port of its own, open to all.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0").await
+    }
+
+    /// The same at another address.
+    pub async fn start_at(address: &str) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let shared = Arc::new(Shared {
             address: listener.local_addr().unwrap(),
             content: Mutex::default(),
@@ -189,6 +201,7 @@ impl Server {
             token_field: Mutex::new("token".to_owned()),
             issued: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            flooded: AtomicU64::new(0),
         });
         let server = Self {
             shared,
@@ -243,6 +256,15 @@ impl Server {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
+    pub fn port(&self) -> u16 {
+        self.shared.address.port()
+    }
+
+    /// How many bytes of floods were taken, by whoever reads or by what lies between.
+    pub fn flooded(&self) -> u64 {
+        self.shared.flooded.load(Ordering::Relaxed)
+    }
+
     /// From now on, the next `times` requests that match are answered with these acts. The first rule that matches
     /// and is not used up counts.
     pub fn on(&self, pattern: &str, times: usize, acts: impl IntoIterator<Item = Act>) {
@@ -295,6 +317,11 @@ impl Server {
     /// Every token given out so far is void.
     pub fn revoke_tokens(&self) {
         lock(&self.shared.valid_tokens).clear();
+    }
+
+    /// This token lets in too.
+    pub fn allow_token(&self, token: &str) {
+        lock(&self.shared.valid_tokens).insert(format!("Bearer {token}"));
     }
 
     /// Tokens are given out under this name: `token` or `access_token`.
@@ -446,6 +473,17 @@ impl Shared {
                     Act::Hang => std::future::pending().await,
                     Act::Close => return Ok(()),
                     Act::Delay(pause) => tokio::time::sleep(*pause).await,
+                    Act::Raw(bytes) => {
+                        write_body(&mut stream, bytes, &acts).await?;
+                        return Ok(());
+                    }
+                    Act::Flood(first, again) => {
+                        stream.write_all(first).await?;
+                        while self.flooded.fetch_add(again.len() as u64, Ordering::Relaxed) < FLOOD {
+                            stream.write_all(again).await?;
+                        }
+                        return Ok(());
+                    }
                     _ => {}
                 }
             }
