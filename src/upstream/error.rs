@@ -8,6 +8,28 @@ pub enum Error {
     /// The `url` of `repositories.yml` cannot be asked.
     #[error("the url cannot be used: {0}")]
     Url(String),
+    /// Another key of `repositories.yml` holds what cannot be used.
+    #[error("`{key}` cannot be used: {reason}")]
+    Configuration {
+        /// The key, with the repository's own before it.
+        key: String,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
+    /// The proxy on the way there cannot be reached, or does not let us through.
+    #[error("cannot be asked through the proxy {proxy}: {reason}")]
+    Proxy {
+        /// The proxy's `host:port`.
+        proxy: String,
+        /// Why not.
+        reason: String,
+    },
+    /// It names a place that is not for everybody: whoever can make us ask there sees what only we can.
+    #[error("leads to {place}, which is a private address: if that is right, list its network in allow_private")]
+    Private {
+        /// The host, with the address that its name stands for.
+        place: String,
+    },
     /// No connection: name, address, TLS; or it broke before the answer began.
     #[error("cannot be reached: {0}")]
     Unreachable(String),
@@ -78,6 +100,7 @@ impl Error {
         matches!(
             self,
             Self::Unreachable(_)
+                | Self::Proxy { .. }
                 | Self::Timeout(_)
                 | Self::Busy
                 | Self::RateLimited { .. }
@@ -90,7 +113,12 @@ impl Error {
     pub const fn is_interruption(&self) -> bool {
         matches!(
             self,
-            Self::Broken(_) | Self::Unreachable(_) | Self::Timeout(_) | Self::Busy | Self::Failing { .. }
+            Self::Broken(_)
+                | Self::Unreachable(_)
+                | Self::Proxy { .. }
+                | Self::Timeout(_)
+                | Self::Busy
+                | Self::Failing { .. }
         )
     }
 }

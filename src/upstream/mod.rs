@@ -10,11 +10,14 @@ mod admission;
 mod ask;
 mod blobs;
 mod challenge;
+mod clients;
 mod credentials;
 mod error;
+mod guard;
 mod lanes;
 mod lists;
 mod manifests;
+mod proxy;
 mod retry_after;
 mod send;
 #[cfg(test)]
@@ -91,7 +94,7 @@ impl Upstream {
                 (host, Some(port)) => format!("{host}:{port}"),
             }
         };
-        let sender = Arc::new(Sender::new(repository, config, Arc::clone(&metrics)));
+        let sender = Arc::new(Sender::new(repository, config, Arc::clone(&metrics))?);
         let tokens = Tokens::new(Arc::clone(&sender));
         let keyring = Keyring::new(config, base.clone(), is_hub);
         if config.insecure {

@@ -9,21 +9,19 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, LOCATION, RANGE};
-use http::{HeaderMap, HeaderValue, Method};
-use tokio::sync::OnceCell;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
-use super::{Error, tls};
+use super::Error;
+use super::clients::Clients;
+use super::proxy::Proxy;
 use crate::config::RemoteConfig;
 use crate::oci::RepositoryKey;
 use crate::telemetry::Metrics;
 
 /// How many redirects are followed.
 const HOPS: usize = 5;
-/// How long a connection may lie unused before it is closed: less than what load balancers in front of registries
-/// wait, or every first request after a pause would meet a connection that is just being closed.
-const POOL_IDLE: Duration = Duration::from_secs(50);
 /// A body that nobody wants is read to its end up to this size, so that its connection can be used again.
 const DRAINED: u64 = 16 * 1024;
 
@@ -74,24 +72,27 @@ impl Failure {
 
 /// Sends requests for one remote.
 pub(super) struct Sender {
-    client: OnceCell<reqwest::Client>,
+    clients: Clients,
     repository: RepositoryKey,
     insecure: bool,
-    connect_timeout: Duration,
-    connections: usize,
     metrics: Arc<Metrics>,
 }
 
 impl Sender {
-    pub(super) fn new(repository: &RepositoryKey, config: &RemoteConfig, metrics: Arc<Metrics>) -> Self {
-        Self {
-            client: OnceCell::new(),
+    pub(super) fn new(repository: &RepositoryKey, config: &RemoteConfig, metrics: Arc<Metrics>) -> Result<Self, Error> {
+        let clients = Clients::new(config).map_err(|error| match error {
+            Error::Configuration { key, reason } => Error::Configuration {
+                key: format!("repositories.{repository}.{key}"),
+                reason,
+            },
+            error => error,
+        })?;
+        Ok(Self {
+            clients,
             repository: repository.clone(),
             insecure: config.insecure,
-            connect_timeout: config.connect_timeout,
-            connections: config.connections,
             metrics,
-        }
+        })
     }
 
     /// Sends a request and follows where it leads: at most five times, to web addresses without a user in them, never
@@ -132,11 +133,7 @@ impl Sender {
     }
 
     async fn exchange(&self, request: &Outgoing, role: Role, deadline: Instant) -> Result<reqwest::Response, Failure> {
-        let client = self
-            .client
-            .get_or_try_init(|| self.build())
-            .await
-            .map_err(Failure::last)?;
+        let client = self.clients.of(&request.url).await.map_err(Failure::last)?;
         let mut builder = client
             .request(request.method.clone(), request.url.clone())
             .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -156,32 +153,15 @@ impl Sender {
         };
         self.metrics
             .upstream_asked(self.repository.as_str(), role.label(), code);
-        match answer {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(unsent(&error)),
-            Err(_) => Err(Failure::last(Error::Timeout("the first byte of the answer"))),
+        let proxy = self.clients.proxy();
+        match (answer, proxy) {
+            (Ok(Ok(response)), Some(proxy)) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                Err(proxy.refusal())
+            }
+            (Ok(Ok(response)), _) => Ok(response),
+            (Ok(Err(error)), proxy) => Err(unsent(&error, &request.url, proxy)),
+            (Err(_), _) => Err(Failure::last(Error::Timeout("the first byte of the answer"))),
         }
-    }
-
-    /// At the first request, so that a server whose upstreams are never asked does not read certificates for them.
-    async fn build(&self) -> Result<reqwest::Client, Error> {
-        let insecure = self.insecure;
-        let tls = tokio::task::spawn_blocking(move || tls::configuration(insecure))
-            .await
-            .map_err(|error| Error::Unreachable(error.to_string()))?
-            .map_err(|error| Error::Unreachable(format!("TLS cannot be set up: {error}")))?;
-        reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .http1_only()
-            .no_proxy()
-            .referer(false)
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("entrepot/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(self.connect_timeout)
-            .pool_max_idle_per_host(self.connections)
-            .pool_idle_timeout(POOL_IDLE)
-            .build()
-            .map_err(|error| Error::Unreachable(format!("the client cannot be set up: {}", reason(&error))))
     }
 }
 
@@ -288,7 +268,14 @@ fn next_hop(from: &Url, location: &str, insecure: bool) -> Result<Url, Error> {
 }
 
 /// Why a request got no answer. All of these are about the connection, and it may be better the next time.
-fn unsent(error: &reqwest::Error) -> Failure {
+/// But for an address that may not be dialled, which stays one.
+fn unsent(error: &reqwest::Error, to: &Url, proxy: Option<&Proxy>) -> Failure {
+    if let Some(refused) = refused(error) {
+        return Failure::last(refused.clone());
+    }
+    if let Some(failure) = proxy.and_then(|proxy| proxy.failure(error, to)) {
+        return failure;
+    }
     let error = if error.is_timeout() {
         Error::Timeout("the connection")
     } else {
@@ -297,8 +284,20 @@ fn unsent(error: &reqwest::Error) -> Failure {
     Failure { error, again: true }
 }
 
+/// Our own word in the middle of the client's.
+fn refused(error: &reqwest::Error) -> Option<&Error> {
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        if let Some(refused) = source.downcast_ref() {
+            return Some(refused);
+        }
+        cause = source.source();
+    }
+    None
+}
+
 /// The innermost cause: the outer ones only say that a request failed, and for which URL, which may hold a signature.
-fn reason(error: &reqwest::Error) -> String {
+pub(super) fn reason(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;

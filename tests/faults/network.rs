@@ -1,1 +1,4 @@
 //! The way there: addresses, redirects, credentials, headers.
+
+mod asking;
+mod way_out;

@@ -8,5 +8,7 @@
     reason = "every test file is a crate of its own and uses a part of this"
 )]
 
+pub mod proxy;
 pub mod remote;
+pub mod tls;
 pub mod upstream;
