@@ -1,4 +1,6 @@
 //! The way there: addresses, redirects, credentials, headers.
 
 mod asking;
+mod credentials;
+mod redirects;
 mod way_out;

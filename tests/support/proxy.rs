@@ -24,8 +24,9 @@ pub enum Mood {
 
 struct Shared {
     mood: Mutex<Mood>,
-    /// Where a `host:port` is in truth. Others are not to be had.
+    /// Where a `host:port` is in truth. Others are not to be had, or all at one address.
     names: Mutex<HashMap<String, String>>,
+    others: Mutex<Option<String>>,
     wants: Mutex<Option<String>>,
     asked: Mutex<Vec<String>>,
     connections: AtomicU64,
@@ -38,7 +39,6 @@ pub struct Proxy {
     running: JoinSet<()>,
 }
 
-/// Where a request's head ends in bytes read line by line.
 type Reader = BufReader<TcpStream>;
 
 impl Proxy {
@@ -48,6 +48,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             mood: Mutex::new(Mood::Well),
             names: Mutex::default(),
+            others: Mutex::default(),
             wants: Mutex::default(),
             asked: Mutex::default(),
             connections: AtomicU64::new(0),
@@ -94,6 +95,11 @@ impl Proxy {
     pub fn knows(&self, name: &str, address: &str) {
         let mut names = self.shared.names.lock().unwrap();
         names.insert(name.to_owned(), address.to_owned());
+    }
+
+    /// Every other `host:port` is at this address.
+    pub fn takes_others_to(&self, address: &str) {
+        *self.shared.others.lock().unwrap() = Some(address.to_owned());
     }
 
     /// From now on wants this `Proxy-Authorization`.
@@ -143,7 +149,8 @@ impl Shared {
     }
 
     async fn reach(&self, target: &str) -> Option<TcpStream> {
-        let address = self.names.lock().unwrap().get(target).cloned()?;
+        let known = self.names.lock().unwrap().get(target).cloned();
+        let address = known.or_else(|| self.others.lock().unwrap().clone())?;
         TcpStream::connect(address).await.ok()
     }
 
@@ -154,7 +161,7 @@ impl Shared {
         let Some(inside) = self.reach(&name).await else {
             return client.write_all(b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n").await;
         };
-        let path = &target[target.find(url.path()).unwrap()..];
+        let path = &url[url::Position::BeforePath..];
         let own = |line: &&str| !line.to_ascii_lowercase().starts_with("proxy-");
         let lines: Vec<&str> = head.split("\r\n").filter(own).collect();
         let request = lines.join("\r\n").replacen(target, path, 1) + "\r\n\r\n";

@@ -37,3 +37,18 @@ pub(super) async fn blob(upstream: &Upstream, name: &str, digest: &Digest) -> Re
     }
     Ok(bytes)
 }
+
+/// Every kind of question about an image with one blob, whatever comes of it.
+pub(super) async fn ask_everything(upstream: &Upstream, name: &str, digest: &Digest, blob_digest: &Digest) {
+    let name = image(name);
+    let tag: Reference = "v1".parse().unwrap();
+    let _ = upstream.head_manifest(&name, &tag).await;
+    let _ = upstream.manifest(&name, &tag).await;
+    let _ = upstream.manifest(&name, &Reference::Digest(digest.clone())).await;
+    let _ = upstream.head_blob(&name, blob_digest).await;
+    if let Ok(Some(mut stream)) = upstream.blob(&name, blob_digest, 0).await {
+        while let Ok(Some(_)) = stream.chunk().await {}
+    }
+    let _ = upstream.tags(&name).await;
+    let _ = upstream.referrers(&name, digest).await;
+}
