@@ -44,12 +44,20 @@ pub enum Act {
     Close,
     /// Answer only after this.
     Delay(Duration),
+    /// Send a body that is not kept in memory instead, of so many bytes, see [`pattern`].
+    Pattern(u64),
     /// Close the connection after so many bytes of the body.
     CutAfter(usize),
+    /// The same with a reset instead of an end.
+    ResetAfter(usize),
     /// Stop after so many bytes of the body until the gate is opened.
     HoldAfter(usize, Gate),
     /// Send so many bytes of the body at a time.
     Trickle(usize, Duration),
+    /// Send so many bytes of the body a second.
+    Rate(u64),
+    /// Send the body in chunks, without saying how long it is.
+    Chunked,
     /// Send the whole whatever range is asked for.
     IgnoreRange,
     /// Say nothing about the length: the end of the connection is the end of the body.
@@ -126,7 +134,7 @@ enum Auth {
 struct Content {
     /// By image and reference.
     manifests: HashMap<(String, String), (Bytes, String)>,
-    blobs: HashMap<(String, String), Bytes>,
+    blobs: HashMap<(String, String), Body>,
     tags: BTreeMap<String, Vec<String>>,
     referrers: HashMap<(String, String), Bytes>,
     tags_a_page: Option<usize>,
@@ -171,6 +179,77 @@ pub fn noise(length: usize, seed: u64) -> Bytes {
     }
     bytes.truncate(length);
     bytes.into()
+}
+
+/// How long the noise is that a pattern repeats: no power of two, so that no two of its pieces are alike.
+const PERIOD: u64 = 1_000_003;
+
+/// Bytes `from..to` of a body of any length that nobody keeps.
+pub fn pattern(from: u64, to: u64) -> Bytes {
+    static NOISE: std::sync::OnceLock<Bytes> = std::sync::OnceLock::new();
+    let noise = NOISE.get_or_init(|| noise(usize::try_from(PERIOD).unwrap(), 99));
+    let mut bytes = Vec::with_capacity(usize::try_from(to - from).unwrap());
+    let mut at = from;
+    while at < to {
+        let start = usize::try_from(at % PERIOD).unwrap();
+        let length = (noise.len() - start).min(usize::try_from(to - at).unwrap());
+        bytes.extend_from_slice(&noise[start..start + length]);
+        at += length as u64;
+    }
+    bytes.into()
+}
+
+/// The SHA-256 of so many bytes of the pattern.
+pub fn pattern_digest(length: u64) -> Digest {
+    let mut hasher = Algorithm::Sha256.hasher();
+    let mut at = 0;
+    while at < length {
+        let end = (at + (1 << 20)).min(length);
+        hasher.update(&pattern(at, end));
+        at = end;
+    }
+    hasher.finish()
+}
+
+/// A body in memory, or made as it is sent.
+#[derive(Clone)]
+enum Body {
+    Bytes(Bytes),
+    Pattern { from: u64, to: u64 },
+}
+
+impl<T: Into<Bytes>> From<T> for Body {
+    fn from(bytes: T) -> Self {
+        Self::Bytes(bytes.into())
+    }
+}
+
+impl Body {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Pattern { from, to } => to - from,
+        }
+    }
+
+    fn slice(&self, start: u64, end: u64) -> Self {
+        match self {
+            Self::Bytes(bytes) => {
+                Self::Bytes(bytes.slice(usize::try_from(start).unwrap()..usize::try_from(end).unwrap()))
+            }
+            Self::Pattern { from, .. } => Self::Pattern {
+                from: from + start,
+                to: from + end,
+            },
+        }
+    }
+
+    fn bytes(&self) -> Bytes {
+        match self {
+            Self::Bytes(bytes) => bytes.clone(),
+            Self::Pattern { from, to } => pattern(*from, *to),
+        }
+    }
 }
 
 /// The SHA-256 of these bytes.
@@ -333,7 +412,17 @@ impl Server {
         let digest = digest(bytes);
         lock(&self.shared.content)
             .blobs
-            .insert((image.to_owned(), digest.to_string()), bytes.clone());
+            .insert((image.to_owned(), digest.to_string()), bytes.clone().into());
+        digest
+    }
+
+    /// Puts a blob of so many bytes of the pattern.
+    pub fn put_pattern(&self, image: &str, length: u64) -> Digest {
+        let digest = pattern_digest(length);
+        let body = Body::Pattern { from: 0, to: length };
+        lock(&self.shared.content)
+            .blobs
+            .insert((image.to_owned(), digest.to_string()), body);
         digest
     }
 
@@ -415,11 +504,11 @@ impl Server {
 struct Answer {
     status: u16,
     headers: Vec<(String, String)>,
-    body: Bytes,
+    body: Body,
 }
 
 impl Answer {
-    fn new(status: u16, body: impl Into<Bytes>) -> Self {
+    fn new(status: u16, body: impl Into<Body>) -> Self {
         Self {
             status,
             headers: Vec::new(),
@@ -450,11 +539,12 @@ impl Shared {
                     Act::Status(status) => answer = Answer::new(*status, ""),
                     Act::Redirect(to) => answer = Answer::new(307, "").with("Location", to),
                     Act::Body(body) => {
-                        answer.body = body.clone();
+                        answer.body = body.clone().into();
                         if answer.headers.iter().any(|(name, _)| name == "Content-Length") {
                             answer = answer.with("Content-Length", body.len().to_string());
                         }
                     }
+                    Act::Pattern(length) => answer.body = Body::Pattern { from: 0, to: *length },
                     _ => {}
                 }
             }
@@ -522,7 +612,7 @@ impl Shared {
                 let ranged = !acts.iter().any(|act| matches!(act, Act::IgnoreRange));
                 return match kind {
                     "/manifests/" => self.manifest(image, reference),
-                    "/blobs/" => self.blob(image, reference, request.header("range").filter(|_| ranged)),
+                    "/blobs/" => self.blob(image, reference, request, ranged),
                     "/tags/" => self.tags(image, query),
                     _ => self.referrers(image, reference),
                 };
@@ -566,26 +656,26 @@ impl Shared {
             .with("Docker-Content-Digest", digest(bytes).to_string())
     }
 
-    fn blob(&self, image: &str, reference: &str, range: Option<&str>) -> Answer {
+    fn blob(&self, image: &str, reference: &str, request: &Seen, ranged: bool) -> Answer {
         let content = lock(&self.content);
-        let Some(bytes) = content.blobs.get(&(image.to_owned(), reference.to_owned())) else {
+        let Some(body) = content.blobs.get(&(image.to_owned(), reference.to_owned())) else {
             return Answer::new(404, "{\"errors\":[{\"code\":\"BLOB_UNKNOWN\"}]}");
         };
-        let from = range
-            .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok())
-            .unwrap_or(0);
-        if from >= bytes.len() && from > 0 {
-            return Answer::new(416, "");
-        }
-        let answer = Answer::new(if from > 0 { 206 } else { 200 }, bytes.slice(from..));
-        let answer = answer.with("Content-Type", "application/octet-stream");
-        if from == 0 {
-            return answer;
-        }
-        answer.with(
-            "Content-Range",
-            format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()),
-        )
+        let tag = format!("\"{reference}\"");
+        let is_same = request.header("if-range").is_none_or(|shown| shown == tag);
+        let range = request.header("range").filter(|_| ranged && is_same).and_then(asked);
+        let total = body.len();
+        let answer = match range {
+            None => Answer::new(200, body.clone()),
+            Some((from, _)) if from >= total => return Answer::new(416, ""),
+            Some((from, to)) => {
+                let to = to.unwrap_or(total).min(total);
+                Answer::new(206, body.slice(from, to)).with("Content-Range", format!("bytes {from}-{}/{total}", to - 1))
+            }
+        };
+        answer
+            .with("Content-Type", "application/octet-stream")
+            .with("ETag", tag)
     }
 
     fn tags(&self, image: &str, query: &str) -> Answer {
@@ -625,6 +715,16 @@ impl Shared {
     }
 }
 
+/// `bytes=a-` or `bytes=a-b`, half open.
+fn asked(range: &str) -> Option<(u64, Option<u64>)> {
+    let (from, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+    let to = match last {
+        "" => None,
+        last => Some(last.parse::<u64>().ok()? + 1),
+    };
+    Some((from.parse().ok()?, to))
+}
+
 async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<Option<Seen>> {
     loop {
         if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -657,10 +757,14 @@ fn parse(head: &str) -> Option<Seen> {
 
 /// Writes an answer; false when the connection is over.
 async fn write(stream: &mut TcpStream, mut answer: Answer, acts: &[Act], is_head: bool) -> std::io::Result<bool> {
+    let chunked = acts.iter().any(|act| matches!(act, Act::Chunked));
     let measured = !acts.iter().any(|act| matches!(act, Act::Unmeasured));
     let says_length = answer.headers.iter().any(|(name, _)| name == "Content-Length");
     let hides_length = acts.iter().any(|act| matches!(act, Act::Without("Content-Length")));
-    if measured && !says_length && !hides_length {
+    if chunked {
+        answer = answer.with("Transfer-Encoding", "chunked");
+    }
+    if measured && !chunked && !says_length && !hides_length {
         let length = answer.body.len().to_string();
         answer = answer.with("Content-Length", length);
     }
@@ -681,37 +785,72 @@ async fn write(stream: &mut TcpStream, mut answer: Answer, acts: &[Act], is_head
         .map(|whole| whole && measured)
 }
 
-async fn write_body(stream: &mut TcpStream, body: &[u8], acts: &[Act]) -> std::io::Result<bool> {
+/// Where a body is interrupted, and how.
+#[derive(Clone)]
+enum Stop {
+    Cut,
+    Reset,
+    Hold(Gate),
+}
+
+async fn write_body(stream: &mut TcpStream, body: &Body, acts: &[Act]) -> std::io::Result<bool> {
     let mut piece = PIECE;
     let mut pause = None;
-    let mut stops: Vec<(usize, Option<Gate>)> = Vec::new();
+    let mut rate = None;
+    let mut chunked = false;
+    let mut stops: Vec<(u64, Stop)> = Vec::new();
     for act in acts {
         match act {
-            Act::CutAfter(at) => stops.push((*at, None)),
-            Act::HoldAfter(at, gate) => stops.push((*at, Some(gate.clone()))),
+            Act::CutAfter(at) => stops.push((*at as u64, Stop::Cut)),
+            Act::ResetAfter(at) => stops.push((*at as u64, Stop::Reset)),
+            Act::HoldAfter(at, gate) => stops.push((*at as u64, Stop::Hold(gate.clone()))),
             Act::Trickle(bytes, every) => (piece, pause) = (*bytes, Some(*every)),
+            Act::Rate(bytes) => rate = Some(*bytes),
+            Act::Chunked => chunked = true,
             _ => {}
         }
     }
+    let begin = tokio::time::Instant::now();
     let mut written = 0;
     loop {
-        for (at, gate) in &stops {
-            match gate {
-                _ if *at != written => {}
-                Some(gate) => gate.wait().await,
-                None => {
+        for (_, stop) in stops.iter().filter(|(at, _)| *at == written) {
+            match stop {
+                Stop::Hold(gate) => gate.wait().await,
+                Stop::Cut => {
                     stream.shutdown().await?;
+                    return Ok(false);
+                }
+                Stop::Reset => {
+                    stream.set_zero_linger()?;
                     return Ok(false);
                 }
             }
         }
         if written == body.len() {
+            if chunked {
+                stream.write_all(b"0\r\n\r\n").await?;
+            }
             return Ok(true);
         }
         let next_stop = stops.iter().map(|(at, _)| *at).filter(|at| *at > written).min();
-        let end = (written + piece).min(body.len()).min(next_stop.unwrap_or(usize::MAX));
-        stream.write_all(&body[written..end]).await?;
+        let end = (written + piece as u64)
+            .min(body.len())
+            .min(next_stop.unwrap_or(u64::MAX));
+        // What is to break off is announced as longer than it is.
+        let whole_chunk = next_stop.is_none_or(|stop| stop != end);
+        if chunked {
+            let more = u64::from(!whole_chunk);
+            let head = format!("{:x}\r\n", end - written + more);
+            stream.write_all(head.as_bytes()).await?;
+        }
+        stream.write_all(&body.slice(written, end).bytes()).await?;
+        if chunked && whole_chunk {
+            stream.write_all(b"\r\n").await?;
+        }
         written = end;
+        if let Some(rate) = rate {
+            tokio::time::sleep_until(begin + Duration::from_micros(written * 1_000_000 / rate)).await;
+        }
         if let Some(pause) = pause {
             tokio::time::sleep(pause).await;
         }
