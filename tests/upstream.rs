@@ -16,7 +16,7 @@ use entrepot::config::RemoteConfig;
 use entrepot::oci::media_type::{DOCKER_LIST, MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST};
 use entrepot::oci::{Algorithm, Digest, ImageName, Reference};
 use entrepot::telemetry::Metrics;
-use entrepot::upstream::{Error, Upstream};
+use entrepot::upstream::{Error, Range, Upstream};
 use support::upstream::{ALWAYS, Act, Gate, Server, behind_tls, credentials, digest, noise, remote};
 
 const LIMIT: u64 = 64 * 1024;
@@ -60,7 +60,10 @@ async fn manifest(upstream: &Upstream, name: &str, what: &str) -> Result<Option<
 }
 
 async fn whole_blob(upstream: &Upstream, name: &str, digest: &Digest, from: u64) -> Result<Vec<u8>, Error> {
-    let mut stream = upstream.blob(&image(name), digest, from).await?.expect("the blob");
+    let mut stream = upstream
+        .blob(&image(name), digest, Range::from(from), None)
+        .await?
+        .expect("the blob");
     let mut bytes = Vec::new();
     while let Some(chunk) = stream.chunk().await? {
         bytes.extend_from_slice(&chunk);
@@ -129,7 +132,13 @@ async fn only_a_404_means_that_it_is_not_there() {
     assert_eq!(manifest(&upstream, "a", "v1").await, Ok(None));
     assert_eq!(upstream.head_manifest(&image("a"), &reference("v1")).await, Ok(None));
     assert_eq!(upstream.head_blob(&image("a"), &blob).await, Ok(None));
-    assert!(upstream.blob(&image("a"), &blob, 0).await.unwrap().is_none());
+    assert!(
+        upstream
+            .blob(&image("a"), &blob, Range::default(), None)
+            .await
+            .unwrap()
+            .is_none()
+    );
     assert_eq!(upstream.tags(&image("a")).await, Ok(None));
 
     for (status, error) in [
@@ -146,7 +155,10 @@ async fn only_a_404_means_that_it_is_not_there() {
         server.on("* /v2/", ALWAYS, [Act::Status(status)]);
         assert_eq!(manifest(&upstream, "a", "v1").await, Err(error.clone()));
         assert_eq!(upstream.head_blob(&image("a"), &blob).await, Err(error.clone()));
-        assert_eq!(upstream.blob(&image("a"), &blob, 0).await.err(), Some(error.clone()));
+        assert_eq!(
+            upstream.blob(&image("a"), &blob, Range::default(), None).await.err(),
+            Some(error.clone())
+        );
         assert_eq!(upstream.tags(&image("a")).await, Err(error));
     }
     server.behave();
@@ -250,13 +262,21 @@ async fn a_body_that_is_not_whole_is_an_error() {
 
     // Without ranges, the whole comes, and says so.
     server.on("GET /blobs/", 1, [Act::IgnoreRange]);
-    let stream = upstream.blob(&image("a"), blob, 10).await.unwrap().unwrap();
+    let stream = upstream
+        .blob(&image("a"), blob, Range::from(10), None)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((stream.start(), stream.total()), (0, Some(100_000)));
     drop(stream);
 
     // Without a length, the end is the end: what is missing shows in the digest, which is not this room's.
     server.on("GET /blobs/", 1, [Act::Unmeasured]);
-    let stream = upstream.blob(&image("a"), blob, 0).await.unwrap().unwrap();
+    let stream = upstream
+        .blob(&image("a"), blob, Range::default(), None)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(stream.total(), None);
     drop(stream);
 
@@ -556,7 +576,10 @@ async fn redirects_to_nowhere_good_are_not_followed() {
         server.behave();
         server.on("GET /blobs/", ALWAYS, [Act::Redirect(target.clone())]);
         let before = server.asked("GET /blobs/");
-        let error = upstream.blob(&image("a"), &blob, 0).await.unwrap_err();
+        let error = upstream
+            .blob(&image("a"), &blob, Range::default(), None)
+            .await
+            .unwrap_err();
         assert!(matches!(error, Error::Lies(_)), "{target}: {error}");
         assert!(server.asked("GET /blobs/") - before <= 6);
     }
@@ -567,7 +590,10 @@ async fn redirects_to_nowhere_good_are_not_followed() {
     server.behave();
     let target = format!("{}/x?signature=hidden", canary.url());
     server.on("GET /blobs/", ALWAYS, [Act::Redirect(target)]);
-    let error = upstream.blob(&image("a"), &blob, 0).await.unwrap_err();
+    let error = upstream
+        .blob(&image("a"), &blob, Range::default(), None)
+        .await
+        .unwrap_err();
     assert!(matches!(error, Error::Unreachable(_)), "{error}");
     assert!(!format!("{error} {error:?}").contains("hidden"), "{error:?}");
 }
@@ -583,10 +609,16 @@ async fn manifests_do_not_wait_for_blobs() {
     server.on("GET /blobs/", ALWAYS, [Act::HoldAfter(10, gate.clone())]);
     let mut streams = Vec::new();
     for _ in 0..2 {
-        streams.push(upstream.blob(&image("a"), &put.layers[0], 0).await.unwrap().unwrap());
+        streams.push(
+            upstream
+                .blob(&image("a"), &put.layers[0], Range::default(), None)
+                .await
+                .unwrap()
+                .unwrap(),
+        );
     }
     let name = image("a");
-    let third = upstream.blob(&name, &put.layers[0], 0);
+    let third = upstream.blob(&name, &put.layers[0], Range::default(), None);
     let mut third = std::pin::pin!(third);
     tokio::select! {
         _ = &mut third => panic!("a third blob got a connection that is kept for manifests"),
@@ -706,8 +738,65 @@ async fn tls_is_verified_unless_it_is_said_not_to_be_and_never_left() {
     assert_eq!(canary.asked("GET /token"), 1);
     let thief = Server::start().await;
     server.on("GET /blobs/", 1, [Act::Redirect(thief.url())]);
-    assert!(upstream.blob(&image("a"), &put.layers[0], 0).await.unwrap().is_none());
+    assert!(
+        upstream
+            .blob(&image("a"), &put.layers[0], Range::default(), None)
+            .await
+            .unwrap()
+            .is_none()
+    );
     assert_eq!(thief.seen().len(), 1);
     assert_saw_no_secret(&canary);
     assert_saw_no_secret(&thief);
+}
+
+#[tokio::test]
+async fn a_part_is_asked_for_as_one_of_the_same_blob_and_of_the_same_host() {
+    let server = Server::start().await;
+    let blob = noise(100_000, 50);
+    let digest = server.put_blob("a", &blob);
+    let upstream = asking(&remote(&server)).upstream;
+    let name = image("a");
+    let part = Range { from: 10, to: Some(60) };
+    let whole = upstream.blob(&name, &digest, Range::default(), None).await.unwrap();
+    let validator = whole.unwrap().validator().cloned().expect("a strong one");
+    let mut stream = upstream
+        .blob(&name, &digest, part, Some(&validator))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!((stream.start(), stream.total()), (10, Some(100_000)));
+    assert_eq!(stream.chunk().await.unwrap().expect("bytes"), blob.slice(10..60));
+    assert_eq!(stream.chunk().await.unwrap(), None);
+    let seen = server.seen().pop().unwrap();
+    assert_eq!(seen.header("range"), Some("bytes=10-59"));
+    assert_eq!(seen.header("if-range"), Some(format!("\"{digest}\"").as_str()));
+
+    // Another host's tag is not shown to the registry, nor the registry's to another host.
+    let elsewhere = Server::start().await;
+    elsewhere.put_blob("a", &blob);
+    server.on(
+        "GET /blobs/",
+        ALWAYS,
+        [Act::Redirect(format!("{}/v2/a/blobs/{digest}", elsewhere.url()))],
+    );
+    let stream = upstream.blob(&name, &digest, part, Some(&validator)).await.unwrap();
+    let foreign = stream.unwrap().validator().cloned().expect("a strong one");
+    assert_eq!(elsewhere.seen().pop().unwrap().header("if-range"), None);
+    upstream.blob(&name, &digest, part, Some(&foreign)).await.unwrap();
+    assert_eq!(server.seen().pop().unwrap().header("if-range"), None);
+    assert!(elsewhere.seen().pop().unwrap().header("if-range").is_some());
+
+    // A weak tag vouches for nothing; a part that is not the one asked for is no part.
+    server.behave();
+    server.on("GET /blobs/", 1, [Act::Header("ETag", "W/\"x\"".to_owned())]);
+    let stream = upstream.blob(&name, &digest, part, None).await.unwrap();
+    assert_eq!(stream.unwrap().validator(), None);
+    server.on(
+        "GET /blobs/",
+        1,
+        [Act::Header("Content-Range", "bytes 10-58/100000".to_owned())],
+    );
+    let error = upstream.blob(&name, &digest, part, None).await.unwrap_err();
+    assert!(matches!(error, Error::Lies(_)), "{error}");
 }

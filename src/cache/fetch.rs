@@ -14,7 +14,7 @@ use super::flight::Landing;
 use super::{Error, Inner};
 use crate::oci::{self, Digest, ImageName};
 use crate::store::{self, VerifiedFile};
-use crate::upstream::{self, BlobStream};
+use crate::upstream::{self, BlobStream, Range};
 
 /// How often a blob is taken up again without getting much further.
 const SETBACKS: u32 = 5;
@@ -78,7 +78,11 @@ impl Task {
 
     /// Asks, and makes room on the disk once upstream has begun to answer.
     async fn begin(&self) -> oci::Answer<(BlobStream, Download, Arrival), Error> {
-        let answer = self.inner.upstream.blob(&self.image, &self.digest, 0).await;
+        let answer = self
+            .inner
+            .upstream
+            .blob(&self.image, &self.digest, Range::default(), None)
+            .await;
         let Some(stream) = self.inner.judge(answer)? else {
             return Ok(None);
         };
@@ -169,7 +173,7 @@ impl Task {
             let answer = self
                 .inner
                 .upstream
-                .blob(&self.image, &self.digest, download.written())
+                .blob(&self.image, &self.digest, Range::from(download.written()), None)
                 .await;
             match answer {
                 Ok(Some(stream)) => {

@@ -12,6 +12,7 @@ use url::Url;
 
 use super::admission::{Admission, Visit};
 use super::lanes::{Lane, Lanes, Permit};
+use super::range::{Range, Validator};
 use super::send::{Failure, Outgoing, Response, Role, Sender};
 use super::{Error, retry_after};
 use crate::oci::Answer;
@@ -31,8 +32,10 @@ pub(super) struct Ask {
     pub(super) method: Method,
     pub(super) url: Url,
     pub(super) accept: Option<HeaderValue>,
-    /// The first byte wanted.
-    pub(super) from: u64,
+    /// The bytes wanted.
+    pub(super) range: Range,
+    /// What they must still be a part of.
+    pub(super) validator: Option<Validator>,
     /// What a token must allow, where the challenge does not say.
     pub(super) scope: Arc<str>,
     pub(super) lane: Lane,
@@ -62,12 +65,13 @@ impl Registry {
         let patience = match ask.lane {
             Lane::Short => self.first_byte_timeout,
             Lane::Body => QUEUE,
+            Lane::Spare => Duration::ZERO,
         };
         let arrival = Instant::now();
         let permit = self.lanes.enter(ask.lane, patience).await?;
         let begin = match ask.lane {
             Lane::Short => arrival,
-            Lane::Body => Instant::now(),
+            Lane::Body | Lane::Spare => Instant::now(),
         };
         let mut visit = Visit::new(&ask.scope, begin + self.first_byte_timeout);
         let mut attempt = 1;
@@ -100,7 +104,8 @@ impl Registry {
                 method: ask.method.clone(),
                 url,
                 accept: ask.accept.clone(),
-                from: ask.from,
+                range: ask.range,
+                validator: ask.validator.clone(),
                 authorization: pass.as_ref().map(|pass| pass.header.clone()),
             };
             let mut response = self.sender.follow(request, Role::Registry, visit.deadline).await?;

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::ask::Given;
 use super::lanes::{Lane, Permit};
+use super::range::{Range, Sent, Validator};
 use super::send::Response;
 use super::{Error, Upstream};
 use crate::oci::{Answer, Digest, ImageName};
@@ -33,7 +34,7 @@ impl Upstream {
             return Ok(Some(size));
         }
         drop(given);
-        let Some(stream) = self.blob(image, digest, 0).await? else {
+        let Some(stream) = self.blob(image, digest, Range::default(), None).await? else {
             return Ok(None);
         };
         let size = stream.total();
@@ -41,18 +42,55 @@ impl Upstream {
             .ok_or_else(|| Error::Lies(format!("it does not say how long {digest} is")))
     }
 
-    /// Asks for a blob from byte `from` on. The answer may begin earlier: an upstream that knows no ranges sends all
-    /// of it, see [`BlobStream::start`]. It holds one of the upstream's connections until dropped.
-    pub async fn blob(&self, image: &ImageName, digest: &Digest, from: u64) -> Answer<BlobStream, Error> {
+    /// Asks for a blob or a part of it. The answer may begin earlier: an upstream that knows no ranges, or whose blob
+    /// is not the validator's any more, sends all of it, see [`BlobStream::start`]. It holds one of the upstream's
+    /// connections until dropped.
+    pub async fn blob(
+        &self,
+        image: &ImageName,
+        digest: &Digest,
+        range: Range,
+        validator: Option<&Validator>,
+    ) -> Answer<BlobStream, Error> {
+        self.ask_for_blob(image, digest, range, validator, Lane::Body).await
+    }
+
+    /// The same over a connection that nobody else has a use for at the moment; without one, [`Error::Busy`] at once.
+    /// Asked once only.
+    pub async fn spare_blob(
+        &self,
+        image: &ImageName,
+        digest: &Digest,
+        range: Range,
+        validator: Option<&Validator>,
+    ) -> Answer<BlobStream, Error> {
+        self.ask_for_blob(image, digest, range, validator, Lane::Spare).await
+    }
+
+    /// Whether somebody waits for a connection: what is spare is to be given back.
+    pub fn is_crowded(&self) -> bool {
+        self.0.registry.lanes.is_crowded()
+    }
+
+    async fn ask_for_blob(
+        &self,
+        image: &ImageName,
+        digest: &Digest,
+        range: Range,
+        validator: Option<&Validator>,
+        lane: Lane,
+    ) -> Answer<BlobStream, Error> {
         let Some(mut ask) = self.question(Method::GET, image, &format!("blobs/{digest}")) else {
             return Ok(None);
         };
-        ask.from = from;
-        ask.lane = Lane::Body;
+        ask.range = range;
+        ask.validator = validator.cloned();
+        ask.lane = lane;
+        ask.is_patient = lane != Lane::Spare;
         let Some(given) = self.0.registry.ask(&ask).await? else {
             return Ok(None);
         };
-        BlobStream::new(self, given, from).map(Some)
+        BlobStream::new(self, given, range).map(Some)
     }
 }
 
@@ -64,6 +102,7 @@ pub struct BlobStream {
     metrics: Arc<Metrics>,
     start: u64,
     total: Option<u64>,
+    validator: Option<Validator>,
     /// How many bytes are still to come, when that is known.
     missing: Option<u64>,
     idle_timeout: Duration,
@@ -71,21 +110,21 @@ pub struct BlobStream {
 }
 
 impl BlobStream {
-    fn new(upstream: &Upstream, given: Given, from: u64) -> Result<Self, Error> {
+    fn new(upstream: &Upstream, given: Given, range: Range) -> Result<Self, Error> {
         let response = given.response;
         response.check_encoding()?;
         let length = response.length();
-        let (start, total) = if response.status() == 206 {
-            let range = response.header(CONTENT_RANGE.as_str()).and_then(content_range);
-            match range {
-                Some((start, total)) if start == from => (start, total),
-                _ => return Err(Error::Lies("it sends another range than the one asked for".to_owned())),
+        let (start, end, total) = if response.status() == 206 {
+            let sent = response.header(CONTENT_RANGE.as_str()).and_then(Sent::parse);
+            match sent.filter(|sent| sent.answers(range)) {
+                Some(Sent { start, end, total }) => (start, Some(end), total),
+                None => return Err(Error::Lies("it sends another range than the one asked for".to_owned())),
             }
         } else {
-            (0, length)
+            (0, length, length)
         };
-        if let (Some(total), Some(length)) = (total, length)
-            && start.checked_add(length) != Some(total)
+        if let (Some(end), Some(length)) = (end, length)
+            && start.checked_add(length) != Some(end)
         {
             return Err(Error::Lies(
                 "the range that it sends is not as long as it says".to_owned(),
@@ -93,13 +132,14 @@ impl BlobStream {
         }
         let inner = &upstream.0;
         Ok(Self {
+            validator: Validator::of(&response),
             response,
             _permit: given.permit,
             repository: inner.repository.as_str().into(),
             metrics: Arc::clone(&inner.metrics),
             start,
             total,
-            missing: total.and_then(|total| total.checked_sub(start)),
+            missing: end.map(|end| end - start),
             idle_timeout: inner.idle_timeout,
             pace: Pace::new(inner.idle_timeout * 2),
         })
@@ -113,6 +153,11 @@ impl BlobStream {
     /// How long the whole blob is, if the upstream says.
     pub const fn total(&self) -> Option<u64> {
         self.total
+    }
+
+    /// What to show to go on with this very blob later.
+    pub const fn validator(&self) -> Option<&Validator> {
+        self.validator.as_ref()
     }
 
     /// The next bytes. `None` at the end, and only where the announced length is reached: a body that ends before is
@@ -179,39 +224,9 @@ impl Pace {
     }
 }
 
-/// `bytes 10-19/20` or `bytes 10-19/*`: the first byte and the length of the whole.
-fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
-    let (range, total) = text.trim().strip_prefix("bytes")?.trim_start().split_once('/')?;
-    let (start, end) = range.split_once('-')?;
-    let (start, end): (u64, u64) = (start.trim().parse().ok()?, end.trim().parse().ok()?);
-    let total = match total.trim() {
-        "*" => None,
-        total => Some(total.parse().ok()?),
-    };
-    let is_whole_rest = total.is_none_or(|total: u64| end.checked_add(1) == Some(total));
-    (start <= end && is_whole_rest).then_some((start, total))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_content_range_is_the_rest_or_nothing() {
-        for (text, range) in [
-            ("bytes 10-19/20", Some((10, Some(20)))),
-            ("bytes 0-0/1", Some((0, Some(1)))),
-            ("bytes 10-19/*", Some((10, None))),
-            ("bytes 10-18/20", None),
-            ("bytes 19-10/20", None),
-            ("bytes */20", None),
-            ("10-19/20", None),
-            ("bytes 10-18446744073709551615/20", None),
-            ("", None),
-        ] {
-            assert_eq!(content_range(text), range, "{text}");
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_trickle_is_noticed_and_a_pause_is_not() {

@@ -18,6 +18,7 @@ mod lanes;
 mod lists;
 mod manifests;
 mod proxy;
+mod range;
 mod retry_after;
 mod send;
 #[cfg(test)]
@@ -45,6 +46,7 @@ use tokens::Tokens;
 pub use blobs::BlobStream;
 pub use error::Error;
 pub use manifests::Head;
+pub use range::{Range, Validator};
 
 /// The longest that a manifest or a page of a list may take as a whole.
 const TOTAL: Duration = Duration::from_secs(30);
@@ -157,7 +159,8 @@ impl Upstream {
             method,
             url,
             accept: None,
-            from: 0,
+            range: Range::default(),
+            validator: None,
             scope: format!("repository:{image}:pull").into(),
             lane: Lane::Short,
             is_patient: true,

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, LOCATION, RANGE};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, IF_RANGE, LOCATION, RANGE,
+};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
@@ -16,6 +18,7 @@ use url::Url;
 use super::Error;
 use super::clients::Clients;
 use super::proxy::Proxy;
+use super::range::{Range, Validator};
 use crate::config::RemoteConfig;
 use crate::oci::RepositoryKey;
 use crate::telemetry::Metrics;
@@ -52,8 +55,10 @@ pub(super) struct Outgoing {
     pub(super) method: Method,
     pub(super) url: Url,
     pub(super) accept: Option<HeaderValue>,
-    /// The first byte wanted; the whole for 0.
-    pub(super) from: u64,
+    /// The bytes wanted.
+    pub(super) range: Range,
+    /// What they must still be a part of, if the host is the one that said what it is.
+    pub(super) validator: Option<Validator>,
     /// For the origin of `url` and for no other.
     pub(super) authorization: Option<HeaderValue>,
 }
@@ -143,8 +148,12 @@ impl Sender {
         if let Some(authorization) = &request.authorization {
             builder = builder.header(AUTHORIZATION, authorization);
         }
-        if request.from > 0 {
-            builder = builder.header(RANGE, format!("bytes={}-", request.from));
+        if let Some(range) = request.range.header() {
+            builder = builder.header(RANGE, range);
+            let validator = request.validator.as_ref();
+            if let Some(tag) = validator.and_then(|validator| validator.for_host(&request.url)) {
+                builder = builder.header(IF_RANGE, tag);
+            }
         }
         let answer = timeout_at(deadline, builder.send()).await;
         let code = match &answer {

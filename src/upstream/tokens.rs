@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use super::range::Range;
 use super::send::{Outgoing, Role, Sender};
 use super::{Error, retry_after};
 
@@ -152,7 +153,8 @@ async fn ask(
         method: Method::GET,
         url: key.url.clone(),
         accept: None,
-        from: 0,
+        range: Range::default(),
+        validator: None,
         authorization,
     };
     let response = sender
