@@ -27,7 +27,6 @@ pub(super) fn claim(layout: &Layout, disk: &Disk) -> Result<File, Error> {
         &layout.blobs(),
         &layout.repositories(),
     ])?;
-    empty(&layout.spool())?;
     if !known {
         disk.write(&layout.format(), format!("{FORMAT}\n").as_bytes())?;
     }
@@ -99,15 +98,6 @@ fn one_filesystem(parts: &[&Path]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Nobody goes on with what was in the spool when a process ended.
-fn empty(spool: &Path) -> Result<(), Error> {
-    for entry in fs::read_dir(spool).map_err(Error::disk(spool))? {
-        let path = entry.map_err(Error::disk(spool))?.path();
-        fs::remove_file(&path).map_err(Error::disk(&path))?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,9 +110,7 @@ mod tests {
         let held = claim(&layout, &disk).unwrap();
         assert!(matches!(claim(&layout, &disk), Err(Error::Locked { path }) if path == layout.root()));
         drop(held);
-        fs::write(layout.spool().join("7"), "left behind").unwrap();
         drop(claim(&layout, &disk).unwrap());
-        assert_eq!(fs::read_dir(layout.spool()).unwrap().count(), 0);
         assert_eq!(fs::read_to_string(layout.format()).unwrap(), "1\n");
     }
 

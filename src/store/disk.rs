@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::error::Error;
 use super::layout::Layout;
+use super::partials::Name;
 
 /// The disk below one store.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ impl Disk {
         !self.failed.load(Ordering::Acquire)
     }
 
-    /// A path in the spool that nothing has. The spool is emptied at start, so counting is enough.
+    /// A path in the spool that nothing has. Nothing with a number for a name outlives a restart, so counting is enough.
     pub(super) fn spool_path(&self) -> PathBuf {
         self.spool.join(self.names.fetch_add(1, Ordering::Relaxed).to_string())
     }
@@ -168,11 +169,43 @@ impl Drop for Debts<'_> {
 pub(super) struct Scrap {
     path: PathBuf,
     kept: bool,
+    /// Held until the file is gone from its path: nobody else takes it for his before.
+    name: Option<Name>,
 }
 
 impl Scrap {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, kept: false }
+        Self {
+            path,
+            kept: false,
+            name: None,
+        }
+    }
+
+    /// The part of a digest.
+    pub(super) fn named(name: Name) -> Self {
+        Self {
+            path: name.path(),
+            kept: false,
+            name: Some(name),
+        }
+    }
+
+    pub(super) const fn name(&self) -> Option<&Name> {
+        self.name.as_ref()
+    }
+
+    /// From now on it stays for somebody to go on with it.
+    pub(super) fn park(&mut self) {
+        self.kept = true;
+    }
+
+    /// From now on nobody shall go on with it.
+    pub(super) fn unpark(&mut self) {
+        if let Some(name) = &self.name {
+            name.forget();
+        }
+        self.kept = false;
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -4,7 +4,7 @@
 //! cache write does. What is written is synced in the background as it piles up, so that the last sync is short.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,6 +73,16 @@ impl Growing {
         })
     }
 
+    /// An empty file in the place of whatever is there.
+    pub(super) fn create_anew(path: &Path, algorithm: Algorithm) -> io::Result<Self> {
+        let mut options = File::options();
+        let file = options.read(true).write(true).create(true).truncate(true).open(path)?;
+        Ok(Self {
+            file: Arc::new(file),
+            progress: Progress::new(algorithm),
+        })
+    }
+
     /// Goes on with a file. Without progress, or with one that the file does not bear out, the file is read again.
     pub(super) fn reopen(path: &Path, algorithm: Algorithm, progress: Option<Progress>) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(path)?;
@@ -117,11 +127,46 @@ impl Growing {
         }
         progress.hasher.update(bytes);
         progress.written += bytes.len() as u64;
-        progress.unsynced += bytes.len() as u64;
-        if progress.unsynced >= SYNC_EVERY {
-            self.sync_in_background();
+        self.piled_up(bytes.len());
+        Ok(())
+    }
+
+    /// Puts bytes behind a gap, not hashed yet.
+    pub(super) fn write_ahead(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)?;
+        self.piled_up(bytes.len());
+        Ok(())
+    }
+
+    /// Hashes what lies behind the written bytes without a gap, up to `end`.
+    pub(super) fn catch_up(&mut self, end: u64) -> io::Result<()> {
+        let mut buffer = vec![0; 256 << 10];
+        while self.progress.written < end {
+            let wanted =
+                usize::try_from(end - self.progress.written).map_or(buffer.len(), |left| left.min(buffer.len()));
+            match self.file.read_at(&mut buffer[..wanted], self.progress.written) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(read) => {
+                    self.progress.hasher.update(&buffer[..read]);
+                    self.progress.written += read as u64;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
+    }
+
+    fn piled_up(&mut self, bytes: usize) {
+        self.progress.unsynced += bytes as u64;
+        if self.progress.unsynced >= SYNC_EVERY {
+            self.sync_in_background();
+        }
+    }
+
+    /// The hash of what is written.
+    pub(super) const fn hasher(&self) -> &Hasher {
+        &self.progress.hasher
     }
 
     /// One sync at a time: while one is under way, more may pile up.
@@ -170,7 +215,7 @@ fn hash_file(file: &File, algorithm: Algorithm) -> io::Result<Hasher> {
                 hasher.update(&buffer[..read]);
                 at += read as u64;
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
@@ -200,6 +245,27 @@ mod tests {
             );
         }
         assert_eq!(std::fs::read(&path).unwrap(), b"one two three");
+    }
+
+    #[test]
+    fn what_came_ahead_is_hashed_in_its_turn() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        let mut growing = Growing::create_anew(&path, Algorithm::Sha256).unwrap();
+        growing.write_ahead(4, b"two three").unwrap();
+        growing.append(b"one ").unwrap();
+        assert_eq!(growing.written(), 4);
+        growing.catch_up(8).unwrap();
+        assert_eq!(
+            growing.hasher().clone().finish(),
+            Digest::of(Algorithm::Sha256, b"one two ")
+        );
+        growing.catch_up(13).unwrap();
+        assert_eq!(
+            growing.digest(Algorithm::Sha256).unwrap(),
+            Digest::of(Algorithm::Sha256, b"one two three")
+        );
+        assert!(growing.catch_up(14).is_err(), "there is no more");
     }
 
     #[test]

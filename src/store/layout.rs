@@ -12,7 +12,8 @@
 //! │           │                     media-type  ours: its type, where the document does not say it
 //! │           └── tags/<tag>/current/link       what the tag means
 //! │                         /index/<alg>/<hex>/link   what it has meant
-//! ├── spool/                                    bytes that are not verified yet; emptied at start
+//! ├── spool/                                    bytes that are not verified yet; at start all but these are removed:
+//! │   └── <alg>-<hex>.{part,note}               a blob that came in part, and how far it is known to be right
 //! ├── uploads/<id>/{data,state.json}            push sessions
 //! ├── index/{session,sled/}                     what can be rebuilt from the rest
 //! ├── index.stamp                               that the index was closed cleanly, and what was in it

@@ -16,6 +16,7 @@ mod hot;
 mod image;
 mod index;
 mod layout;
+mod partials;
 mod rebuild;
 mod records;
 mod rows;
@@ -40,6 +41,7 @@ use disk::Disk;
 use hot::Hot;
 use index::Index;
 use layout::{Layout, Place};
+use partials::Partials;
 use records::Records;
 use stamp::Reason;
 use turns::Turns;
@@ -92,6 +94,7 @@ struct Inner {
     hot: Hot,
     index: Index,
     uploads: Arc<Uploads>,
+    partials: Arc<Partials>,
     /// Held while the store is open.
     _lock: File,
 }
@@ -101,6 +104,7 @@ impl Inner {
         let layout = Layout::new(&options.path);
         let disk = Arc::new(Disk::new(&layout));
         let lock = claim::claim(&layout, &disk)?;
+        let partials = Partials::take_over(&layout.spool())?;
         let blobs = Arc::new(Blobs {
             layout: layout.clone(),
             disk: Arc::clone(&disk),
@@ -121,6 +125,7 @@ impl Inner {
             hot: Hot::new(),
             index,
             uploads,
+            partials,
             _lock: lock,
         };
         if let Some(reason) = reason.or_else(|| inner.is_bare().then_some(Reason::Outdated))
@@ -220,6 +225,31 @@ impl Store {
     pub async fn spool(&self, algorithm: Algorithm) -> Result<SpoolFile, Error> {
         let inner = Arc::clone(&self.inner);
         blocking(move || SpoolFile::create(&inner.disk, algorithm)).await
+    }
+
+    /// A new file for the bytes of this digest. What arrived of it outlives an end that nobody planned.
+    pub async fn spool_for(&self, digest: &Digest) -> Result<SpoolFile, Error> {
+        let (inner, digest) = (Arc::clone(&self.inner), digest.clone());
+        blocking(move || SpoolFile::begin(&inner.disk, &inner.partials, &digest)).await
+    }
+
+    /// What has arrived of a digest before and was found to be what it was then.
+    pub async fn resume(&self, digest: &Digest) -> Result<Option<SpoolFile>, Error> {
+        if !self.inner.partials.has(digest) {
+            return Ok(None);
+        }
+        let (inner, digest) = (Arc::clone(&self.inner), digest.clone());
+        blocking(move || SpoolFile::resume(&inner.partials, &digest)).await
+    }
+
+    /// Removes what arrived in part and nobody is at work on: there is no room for it.
+    pub async fn clear_partials(&self) -> Result<(), Error> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            inner.partials.clear();
+            Ok(())
+        })
+        .await
     }
 
     /// Puts a verified file where its digest belongs, durably. It may be there already.
