@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::download::Arrival;
 use super::fetch::Task;
+use super::negative::What;
 use super::{Answer, Blob, Cached, Error, Inner};
 use crate::oci::{self, Digest, ImageName};
 use crate::store::BlobFile;
@@ -80,8 +81,18 @@ impl Inner {
     }
 
     async fn ask_for_size(&self, image: &ImageName, digest: &Digest) -> oci::Answer<u64, Error> {
+        let what = What::Blob(digest.clone());
+        if self.negative.knows(image, &what) {
+            return Ok(None);
+        }
+        self.check_online()?;
+        let asked = self.negative.asked();
         let answer = self.upstream.head_blob(image, digest).await;
-        self.judge(answer)
+        let size = self.judge(answer)?;
+        if size.is_none() {
+            self.negative.note(asked, image, &what);
+        }
+        Ok(size)
     }
 
     /// What another image has brought here: only upstream knows whether this one may have it, so without its word there
@@ -106,6 +117,7 @@ impl Inner {
 
     /// Joins the fetch that is under way, or begins it for this image.
     fn fetch(&self, image: &ImageName, digest: &Digest) -> Result<(Fetch, bool), Error> {
+        self.check_online()?;
         let inner = self.myself.upgrade().ok_or(Error::Lost)?;
         Ok(self.fetches.join_or_start(digest, |room| {
             let (tell, told) = watch::channel(State::Asking);

@@ -15,6 +15,12 @@ pub enum Error {
         /// Why not.
         source: upstream::Error,
     },
+    /// It is not asked, whatever we do not know: its operator says so.
+    #[error("{host} is not asked: `offline` is true")]
+    Offline {
+        /// Which.
+        host: Arc<str>,
+    },
     /// Our own store failed.
     #[error("the store failed: {0}")]
     Store(#[source] Arc<store::Error>),

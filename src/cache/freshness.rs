@@ -28,7 +28,8 @@ impl Freshness {
     pub(super) const fn new(config: &RemoteConfig) -> Self {
         Self {
             tag_ttl: config.tag_ttl,
-            stale_if_error: config.stale_if_error,
+            // Who is never asked does not fail: what is here counts for as long as it is so.
+            stale_if_error: if config.offline { None } else { config.stale_if_error },
         }
     }
 

@@ -7,11 +7,12 @@ use crate::oci::{Descriptor, Digest, ImageName, Page, Tag};
 
 impl Inner {
     pub(super) async fn tags(&self, image: &ImageName) -> Answer<Vec<Tag>> {
-        if let Some(why) = self.outage.why()
+        if let Some(why) = self.trouble()
             && let Some(stored) = self.stored_tags(image).await?
         {
             return Ok(Some(self.only_stored(stored, &why)));
         }
+        self.check_online()?;
         let answer = self.upstream.tags(image).await;
         match self.judge(answer) {
             Ok(tags) => Ok(tags.map(Cached::miss)),
@@ -24,9 +25,10 @@ impl Inner {
 
     pub(super) async fn referrers(&self, image: &ImageName, subject: &Digest) -> Answer<Vec<Descriptor>> {
         let stored = self.here(image).referrers(subject).await?;
-        if let Some(why) = self.outage.why().filter(|_| !stored.is_empty()) {
+        if let Some(why) = self.trouble().filter(|_| !stored.is_empty()) {
             return Ok(Some(self.only_stored(stored, &why)));
         }
+        self.check_online()?;
         let answer = self.upstream.referrers(image, subject).await;
         match self.judge(answer) {
             Ok(known) => {

@@ -6,6 +6,7 @@ use tokio::time::timeout;
 
 use super::flight::Flight;
 use super::freshness::{self, Step};
+use super::negative::What;
 use super::{Answer, Cached, Error, Inner, Outcome};
 use crate::oci::manifest::Contents;
 use crate::oci::{Digest, ImageName, Manifest, Reference, Tag};
@@ -39,18 +40,27 @@ impl Inner {
                 if let Some(manifest) = self.here(image).manifest(digest).await? {
                     return Ok(Some(Cached::hit(manifest)));
                 }
+                if self.is_absent(image, reference) {
+                    return Ok(None);
+                }
                 let told = self.ask(image, reference).await?;
                 return self.accept(image, None, told).await;
             }
         };
         let Some(held) = self.held(image, tag).await? else {
+            if self.is_absent(image, reference) {
+                return Ok(None);
+            }
             let told = self.ask(image, reference).await?;
             return self.accept(image, None, told).await;
         };
         if self.freshness.step(held.age, false) == Step::Serve {
             return Ok(Some(self.fresh(held)));
         }
-        let trouble = self.outage.why();
+        if self.is_absent(image, reference) {
+            return Ok(None);
+        }
+        let trouble = self.trouble();
         match self.freshness.step(held.age, trouble.is_some()) {
             Step::Serve => Ok(Some(self.fresh(held))),
             Step::ServeStale => {
@@ -76,8 +86,13 @@ impl Inner {
         if self.freshness.step(held.age, true) == Step::Serve {
             return Ok(Some(self.fresh(held)));
         }
-        let why = self.outage.why().unwrap_or_else(|| "was not asked".to_owned());
+        let why = self.trouble().unwrap_or_else(|| "was not asked".to_owned());
         Ok(Some(self.stale(held, &why)))
+    }
+
+    /// Whether upstream has said not long ago that it does not have this.
+    fn is_absent(&self, image: &ImageName, reference: &Reference) -> bool {
+        self.negative.knows(image, &What::Manifest(reference.clone()))
     }
 
     async fn held(&self, image: &ImageName, tag: &Tag) -> Result<Option<Held>, Error> {
@@ -156,6 +171,7 @@ impl Inner {
 
     /// Joins the question that is under way, or begins it: one for each reference, whoever waits.
     pub(super) fn question(&self, image: &ImageName, reference: &Reference) -> Result<(Question, bool), Error> {
+        self.check_online()?;
         let Some(inner) = self.myself.upgrade() else {
             return Err(Error::Lost);
         };
@@ -163,10 +179,18 @@ impl Inner {
         Ok(self.questions.run(&key, || {
             let (image, reference) = (image.clone(), reference.clone());
             async move {
-                match &reference {
+                let asked = inner.negative.asked();
+                let told = match &reference {
                     Reference::Tag(tag) => inner.ask_for_tag(&image, tag).await,
                     Reference::Digest(_) => inner.get(&image, &reference, &[]).await,
+                };
+                let what = What::Manifest(reference);
+                match &told {
+                    Ok(Told::Gone) => inner.negative.note(asked, &image, &what),
+                    Ok(_) => inner.negative.found(&image, &what),
+                    Err(_) => {}
                 }
+                told
             }
         }))
     }

@@ -17,7 +17,9 @@ mod flight;
 mod freshness;
 mod lists;
 mod manifests;
+mod negative;
 mod outage;
+mod scope;
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -34,7 +36,9 @@ use blobs::Fetch;
 use flight::{Flight, Flights};
 use freshness::Freshness;
 use manifests::Told;
+use negative::Negative;
 use outage::Outage;
+use scope::Scope;
 
 pub use crate::telemetry::metrics::Outcome;
 pub use download::Follower;
@@ -109,6 +113,10 @@ struct Inner {
     /// For tasks that outlive the request that began them.
     myself: Weak<Self>,
     outage: Outage,
+    /// Whether upstream is never asked.
+    offline: bool,
+    scope: Scope,
+    negative: Negative,
     questions: Flights<(ImageName, Reference), Flight<Result<Told, Error>>>,
     fetches: Flights<Digest, Fetch>,
     /// What an image's manifests say about the length of its blobs.
@@ -135,6 +143,9 @@ impl PullThrough {
             revalidate_timeout: config.revalidate_timeout,
             myself: Weak::clone(myself),
             outage: Outage::default(),
+            offline: config.offline,
+            scope: Scope::new(config),
+            negative: Negative::new(config.negative_ttl),
             questions: Flights::default(),
             fetches: Flights::default(),
             sizes: Cache::new(SIZES),
@@ -154,46 +165,89 @@ impl PullThrough {
     /// A manifest: by digest what is stored, or else fetched; by tag what upstream says it means, or said not long ago,
     /// or, while it does not answer, said last.
     pub async fn manifest(&self, image: &ImageName, reference: &Reference) -> Answer<Manifest> {
-        self.0.manifest(&self.0.upstream.canonical(image), reference).await
+        match self.admitted(image) {
+            Some(image) => self.0.manifest(&image, reference).await,
+            None => Ok(None),
+        }
     }
 
     /// A manifest, if it is stored, however old. Asks nobody.
     pub async fn cached_manifest(&self, image: &ImageName, reference: &Reference) -> Answer<Manifest> {
-        self.0
-            .cached_manifest(&self.0.upstream.canonical(image), reference)
-            .await
+        match self.admitted(image) {
+            Some(image) => self.0.cached_manifest(&image, reference).await,
+            None => Ok(None),
+        }
     }
 
     /// A blob: what is stored and known to be this image's, or else on its way. The answer comes once upstream has begun
     /// to answer, so that its refusal can still be told as one.
     pub async fn blob(&self, image: &ImageName, digest: &Digest) -> Answer<Blob> {
-        self.0.blob(&self.0.upstream.canonical(image), digest).await
+        match self.admitted(image) {
+            Some(image) => self.0.blob(&image, digest).await,
+            None => Ok(None),
+        }
     }
 
     /// A blob, if it is stored and known to be this image's. Asks nobody.
     pub async fn cached_blob(&self, image: &ImageName, digest: &Digest) -> Answer<Blob> {
-        let file = self.0.here(&self.0.upstream.canonical(image)).blob(digest).await?;
+        let Some(image) = self.admitted(image) else {
+            return Ok(None);
+        };
+        let file = self.0.here(&image).blob(digest).await?;
         Ok(file.map(|file| Cached::hit(Blob::Stored(file))))
     }
 
     /// How long a blob is. Fetches nothing.
     pub async fn blob_size(&self, image: &ImageName, digest: &Digest) -> Answer<u64> {
-        self.0.blob_size(&self.0.upstream.canonical(image), digest).await
+        match self.admitted(image) {
+            Some(image) => self.0.blob_size(&image, digest).await,
+            None => Ok(None),
+        }
     }
 
     /// All tags of an image: upstream's, or, if it does not answer, those that are stored.
     pub async fn tags(&self, image: &ImageName) -> Answer<Vec<Tag>> {
-        self.0.tags(&self.0.upstream.canonical(image)).await
+        match self.admitted(image) {
+            Some(image) => self.0.tags(&image).await,
+            None => Ok(None),
+        }
     }
 
-    /// What refers to a manifest: what upstream knows and what is stored. Never `None`.
+    /// What refers to a manifest: what upstream knows and what is stored. `None` only of an image that it is not for.
     pub async fn referrers(&self, image: &ImageName, subject: &Digest) -> Answer<Vec<Descriptor>> {
-        self.0.referrers(&self.0.upstream.canonical(image), subject).await
+        match self.admitted(image) {
+            Some(image) => self.0.referrers(&image, subject).await,
+            None => Ok(None),
+        }
     }
 
     /// Whether anything of an image is stored.
     pub async fn holds(&self, image: &ImageName) -> Result<bool, Error> {
-        Ok(self.0.here(&self.0.upstream.canonical(image)).exists().await?)
+        match self.admitted(image) {
+            Some(image) => Ok(self.0.here(&image).exists().await?),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether this remote is for that image at all: what is outside is certainly not here, and nothing of it that is
+    /// stored is served.
+    pub fn admits(&self, image: &ImageName) -> bool {
+        self.admitted(image).is_some()
+    }
+
+    /// The one name of an image, if this remote is for it.
+    fn admitted(&self, image: &ImageName) -> Option<ImageName> {
+        Some(self.0.upstream.canonical(image)).filter(|image| self.0.scope.admits(image))
+    }
+
+    /// Something of an image was pushed: that upstream did not have it counts no more.
+    pub fn forget_absences(&self, image: &ImageName) {
+        self.0.negative.forget(&self.0.upstream.canonical(image));
+    }
+
+    /// What upstream did not have is asked for again.
+    pub fn forget_all_absences(&self) {
+        self.0.negative.forget_all();
     }
 }
 
@@ -231,6 +285,23 @@ impl Inner {
             host: Arc::clone(&self.host),
             source,
         }
+    }
+
+    /// An error, if upstream is never to be asked: to be called before every question.
+    fn check_online(&self) -> Result<(), Error> {
+        if self.offline {
+            let host = Arc::clone(&self.host);
+            return Err(Error::Offline { host });
+        }
+        Ok(())
+    }
+
+    /// Why there is no point in asking upstream, if there is none.
+    fn trouble(&self) -> Option<String> {
+        if self.offline {
+            return Some("is not asked: `offline` is true".to_owned());
+        }
+        self.outage.why()
     }
 
     fn lie(&self, what: &str) -> Error {

@@ -12,7 +12,7 @@ use super::error::Failure;
 use crate::oci::operation::{StartUpload, UploadId};
 use crate::oci::range::content_range;
 use crate::oci::{Digest, ErrorCode, ImageName, Reference, RepositoryKey, Tag};
-use crate::repository::Route;
+use crate::repository::{Repository, Route};
 use crate::store::Upload;
 
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
@@ -61,7 +61,10 @@ async fn mount(call: &Call, route: &Route, digest: &Digest, from: Option<&ImageN
             .find_blob_owners(digest)
             .await?
             .iter()
-            .any(|(repository, _)| call.repositories().get(repository).is_some()),
+            .any(|(repository, image)| match call.repositories().get(repository) {
+                Some(Repository::Remote(remote)) => remote.admits(image),
+                other => other.is_some(),
+            }),
     };
     Ok(readable && target.mount(&route.image, digest).await?)
 }

@@ -170,6 +170,7 @@ impl LocalRepository {
         }
         self.check_references(through, image, &contents).await?;
         self.image(image).put_manifest(&manifest, &contents, &all_tags).await?;
+        through.forget_absences(image);
         Ok(Pushed {
             digest: manifest.digest,
             subject: contents.subject.map(|subject| subject.digest),

@@ -266,6 +266,19 @@ impl Repository {
         }
     }
 
+    /// Something of an image was pushed here: that an upstream behind this name did not have it counts no more.
+    pub fn forget_absences(&self, image: &ImageName) {
+        match self {
+            Self::Local(_) => {}
+            Self::Remote(remote) => remote.forget_absences(image),
+            Self::Virtual(several) => {
+                for member in several.members() {
+                    member.repository.forget_absences(image);
+                }
+            }
+        }
+    }
+
     /// Where pushes, mounts and deletions go; without it, they are refused.
     pub fn push_target(&self) -> Option<&Arc<LocalRepository>> {
         match self {

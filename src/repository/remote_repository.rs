@@ -128,10 +128,27 @@ impl RemoteRepository {
 
     /// The images that something is cached of.
     pub async fn images(&self) -> Result<Listed<ImageName>, Error> {
+        let mut entries = self.store.images(&self.key).await?;
+        entries.retain(|image| self.cache.admits(image));
         Ok(Listed {
-            entries: self.store.images(&self.key).await?,
+            entries,
             warnings: Vec::new(),
         })
+    }
+
+    /// Whether it is for this image at all.
+    pub fn admits(&self, image: &ImageName) -> bool {
+        self.cache.admits(image)
+    }
+
+    /// That upstream did not have something of an image counts no more.
+    pub fn forget_absences(&self, image: &ImageName) {
+        self.cache.forget_absences(image);
+    }
+
+    /// What upstream did not have is asked for again.
+    pub fn forget_all_absences(&self) {
+        self.cache.forget_all_absences();
     }
 
     /// Whether something of an image is cached.

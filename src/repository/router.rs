@@ -69,6 +69,8 @@ impl Repositories {
                     let limit = config.server.limits.manifest;
                     match before.and_then(|before| before.by_key.get(key)) {
                         Some(Repository::Remote(same)) if same.is_configured_by(remote, limit) => {
+                            // Who reloads wants to see what is there now.
+                            same.forget_all_absences();
                             Repository::Remote(Arc::clone(same))
                         }
                         _ => Repository::Remote(Arc::new(RemoteRepository::new(

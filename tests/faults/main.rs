@@ -10,6 +10,7 @@
 mod bodies;
 mod network;
 mod outage;
+mod policy;
 mod space;
 #[path = "../support/mod.rs"]
 mod support;

@@ -11,4 +11,5 @@
 pub mod proxy;
 pub mod remote;
 pub mod tls;
+pub mod site;
 pub mod upstream;
