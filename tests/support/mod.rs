@@ -10,6 +10,6 @@
 
 pub mod proxy;
 pub mod remote;
-pub mod tls;
 pub mod site;
+pub mod tls;
 pub mod upstream;

@@ -564,7 +564,7 @@ impl Shared {
                     Act::Close => return Ok(()),
                     Act::Delay(pause) => tokio::time::sleep(*pause).await,
                     Act::Raw(bytes) => {
-                        write_body(&mut stream, bytes, &acts).await?;
+                        write_body(&mut stream, &Body::Bytes(bytes.clone()), &acts).await?;
                         return Ok(());
                     }
                     Act::Flood(first, again) => {
