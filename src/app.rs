@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::access::Access;
 use crate::config::{self, Config, Environment, Listen, Loaded, Problem};
@@ -23,8 +24,8 @@ use crate::telemetry::Metrics;
 /// How often the configuration's files are compared with what runs. Their content is: watching misses the symbolic
 /// link that a Kubernetes `ConfigMap` swaps, and times of change lie.
 const WATCH: Duration = Duration::from_secs(5);
-/// How often uploads that nobody goes on with are looked for.
-const EXPIRE: Duration = Duration::from_secs(60);
+/// How often uploads that nobody goes on with are looked for, and what the caches need no more.
+const TIDY: Duration = Duration::from_secs(60);
 
 /// Where the configuration comes from.
 #[derive(Clone)]
@@ -101,10 +102,9 @@ impl App {
     /// Serves until SIGTERM or SIGINT, reloads at SIGHUP and when a file changed, then lets running requests finish.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let mut signals = Signals::new()?;
+        let _tidying = AbortOnDropHandle::new(tokio::spawn(tidy(self.front.store.clone())));
         let mut watch = interval(WATCH);
-        let mut expire = interval(EXPIRE);
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        expire.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 signal = signals.next() => match signal {
@@ -114,11 +114,6 @@ impl App {
                 _ = watch.tick() => {
                     if content(&self.source, &self.files) != self.seen {
                         self.reload().await;
-                    }
-                }
-                _ = expire.tick() => {
-                    if let Err(error) = self.front.store.expire_uploads().await {
-                        tracing::warn!(%error, "uploads left behind could not be removed");
                     }
                 }
             }
@@ -207,6 +202,21 @@ impl App {
     }
 }
 
+/// Looks after the store. On its own: removing a lot takes a while, and no signal waits for that.
+async fn tidy(store: Store) {
+    let mut rounds = interval(TIDY);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        if let Err(error) = store.expire_uploads().await {
+            tracing::warn!(%error, "uploads left behind could not be removed");
+        }
+        if let Err(error) = store.tidy().await {
+            tracing::warn!(%error, "the caches could not be tidied");
+        }
+    }
+}
+
 /// A digest of all the configuration's files as they are now. A file that is missing is a content too.
 fn content(source: &Source, files: &[PathBuf]) -> Digest {
     let mut hasher = Algorithm::Sha256.hasher();
@@ -255,6 +265,7 @@ pub fn store_options(config: &Config) -> Options {
         uploads: limits.uploads,
         upload_idle: limits.upload_idle,
         upload_limit: limits.upload,
+        min_free: config.storage.min_free,
     }
 }
 

@@ -129,9 +129,16 @@ impl From<store::Error> for Failure {
             store::Error::TooManyUploads => (ErrorCode::TooManyRequests, error.to_string()),
             store::Error::UploadTooLarge { .. } => (ErrorCode::TooLarge, error.to_string()),
             store::Error::UploadBusy => (ErrorCode::BlobUploadInvalid, error.to_string()),
+            store::Error::LowSpace { .. } => (
+                ErrorCode::InsufficientStorage,
+                format!(
+                    "{error}: nothing was stored, pulls go on; free some space, or ask for less of it to stay free"
+                ),
+            ),
             error if error.is_full() => (
                 ErrorCode::InsufficientStorage,
-                "there is no space left on the disk: nothing was stored, pulls go on".to_owned(),
+                "there is no space left on the disk: nothing was stored, pulls go on; free some space, then push again"
+                    .to_owned(),
             ),
             store::Error::Index(_) | store::Error::Closed => (ErrorCode::Unavailable, error.to_string()),
             _ => (

@@ -34,7 +34,9 @@ pub struct LocalRepository {
 
 impl LocalRepository {
     /// A local repository over the store.
-    pub const fn new(key: RepositoryKey, config: LocalConfig, store: Store) -> Self {
+    pub fn new(key: RepositoryKey, config: LocalConfig, store: Store) -> Self {
+        // It may have been a remote: what is pushed from now on can be had nowhere else.
+        store.release(&key);
         Self { key, config, store }
     }
 
@@ -135,9 +137,10 @@ impl LocalRepository {
     /// Takes over a blob that is stored already, for another image. The caller has checked that whoever asks may read
     /// it there. `false`: there is no such blob.
     pub async fn mount(&self, image: &ImageName, digest: &Digest) -> Result<bool, Error> {
-        if self.store.open_blob(digest).await?.is_none() {
+        // It stays at least as long as it is open.
+        let Some(_open) = self.store.open_blob(digest).await? else {
             return Ok(false);
-        }
+        };
         self.image(image).link_blob(digest).await?;
         Ok(true)
     }

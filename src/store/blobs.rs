@@ -1,18 +1,23 @@
 //! Content by its digest: blobs and manifests alike.
 //!
-//! What is published here stays as it is until it is removed. A file that is shorter than what it was published as can
-//! only come from a disk that lost it: an empty one is taken for absent, so that it is fetched or pushed again.
+//! What is published here stays as it is until it is removed. A file of another length than what was published can only
+//! come from a disk that lost it: it is taken for absent, so that the blob is fetched or pushed again. The index may be
+//! wrong about that length, and so may a manifest: hence such a file is read, once, and its digest decides.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
+use moka::sync::Cache;
 
 use super::disk::{Disk, is_absence, read_small};
 use super::error::Error;
+use super::growing::hash_file;
+use super::guards::Guards;
 use super::layout::Layout;
 use super::spool::VerifiedFile;
 use crate::oci::Digest;
@@ -20,6 +25,9 @@ use crate::telemetry::Metrics;
 
 /// More than any manifest has, here or elsewhere: what is longer is not read into memory.
 const LONGEST_MANIFEST: u64 = 64 << 20;
+
+/// How many verdicts on files of unexpected length are remembered.
+const VERDICTS: u64 = 10_000;
 
 /// A stored blob, opened: it can be read to its end even if it is removed meanwhile.
 #[derive(Clone, Debug)]
@@ -46,12 +54,20 @@ impl BlobFile {
 pub(super) struct Blobs {
     pub(super) layout: Layout,
     pub(super) disk: Arc<Disk>,
+    pub(super) guards: Guards,
+    /// Whether a file of this length and time had the right digest.
+    pub(super) verdicts: Cache<(Digest, u64, Option<SystemTime>), bool>,
     pub(super) metrics: Arc<Metrics>,
 }
 
 impl Blobs {
+    pub(super) fn no_verdicts() -> Cache<(Digest, u64, Option<SystemTime>), bool> {
+        Cache::new(VERDICTS)
+    }
+
     pub(super) fn open(&self, digest: &Digest) -> Result<Option<BlobFile>, Error> {
         let path = self.layout.blob(digest);
+        let _stays = self.guards.share(digest);
         let open = || {
             let file = File::open(&path)?;
             let metadata = file.metadata()?;
@@ -62,10 +78,37 @@ impl Blobs {
             Err(error) if is_absence(&error) => return Ok(None),
             Err(error) => return Err(Error::disk(&path)(error)),
         };
-        Ok(self.believable(digest, &metadata).map(|size| BlobFile {
-            size,
-            file: Arc::new(file),
+        let file = Arc::new(file);
+        Ok(self.believable(digest, &metadata).map(|size| {
+            self.guards.note_reader(digest, &file);
+            BlobFile { size, file }
         }))
+    }
+
+    /// The length of a blob's file, whatever is in it, and when it was written.
+    pub(super) fn look(&self, digest: &Digest) -> Result<Option<(u64, Option<SystemTime>)>, Error> {
+        let path = self.layout.blob(digest);
+        match fs::metadata(&path) {
+            Ok(metadata) => Ok(Some((metadata.len(), metadata.modified().ok()))),
+            Err(error) if is_absence(&error) => Ok(None),
+            Err(error) => Err(Error::disk(&path)(error)),
+        }
+    }
+
+    /// Whether the bytes of a file have its digest. One that cannot be read is not known to be wrong.
+    pub(super) fn is_right(&self, digest: &Digest) -> bool {
+        let Ok(Some((size, written))) = self.look(digest) else {
+            return true;
+        };
+        let judge = || {
+            let read = File::open(self.layout.blob(digest)).and_then(|file| hash_file(&file, digest.algorithm()));
+            let is_right = read.map_or(true, |hasher| hasher.finish() == *digest);
+            if !is_right {
+                self.damaged(digest, "its file has another length than what was published");
+            }
+            is_right
+        };
+        self.verdicts.get_with((digest.clone(), size, written), judge)
     }
 
     pub(super) fn size(&self, digest: &Digest) -> Result<Option<u64>, Error> {
@@ -103,8 +146,11 @@ impl Blobs {
         tracing::warn!(%digest, how, "stored content is damaged and taken for absent");
     }
 
-    /// Puts a verified file where its digest belongs, durably. It may be there already.
+    /// Puts a verified file where its digest belongs, durably. It may be there already. It stays for as long as anybody
+    /// has the file that was written, or until it is linked.
     pub(super) fn publish(&self, verified: VerifiedFile) -> Result<(), Error> {
+        let _stays = self.guards.share(verified.digest());
+        self.guards.note_reader(verified.digest(), verified.file());
         let target = self.layout.blob(verified.digest());
         if self.stands(&target, verified.size())? {
             return Ok(());

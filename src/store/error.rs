@@ -40,6 +40,22 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A blob that is to be fetched has no room: it can be served, but not kept.
+    #[error("there is no room for {size} bytes: {why}")]
+    NoRoom {
+        /// How much was asked for.
+        size: u64,
+        /// What is in the way.
+        why: &'static str,
+    },
+    /// Less of the disk is free than is to stay so.
+    #[error("{free} bytes of the disk are free, and `storage.min_free` keeps {min_free}")]
+    LowSpace {
+        /// How many are.
+        free: u64,
+        /// How many are to be.
+        min_free: u64,
+    },
     /// The bytes are not what they were said to be.
     #[error(transparent)]
     Mismatch(#[from] FinishError),
@@ -70,10 +86,15 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether there is no room left on the disk.
+    /// Whether there is no room left, on the disk or in what may be used of it.
     pub fn is_full(&self) -> bool {
-        let Self::Disk { source, .. } = self else { return false };
-        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        match self {
+            Self::NoRoom { .. } | Self::LowSpace { .. } => true,
+            Self::Disk { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
     }
 
     pub(super) fn disk(path: &Path) -> impl FnOnce(io::Error) -> Self {

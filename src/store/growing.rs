@@ -204,7 +204,7 @@ impl Growing {
     }
 }
 
-fn hash_file(file: &File, algorithm: Algorithm) -> io::Result<Hasher> {
+pub(super) fn hash_file(file: &File, algorithm: Algorithm) -> io::Result<Hasher> {
     let mut hasher = algorithm.hasher();
     let mut buffer = vec![0; 256 << 10];
     let mut at = 0;

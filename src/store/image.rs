@@ -25,7 +25,7 @@ pub struct TagRecord {
 pub struct Image {
     pub(super) inner: Arc<Inner>,
     pub(super) place: Arc<Place>,
-    stripe: usize,
+    pub(super) stripe: usize,
 }
 
 impl Image {
@@ -77,7 +77,8 @@ impl Image {
         let digest = digest.clone();
         self.read(move |image| {
             if image.inner.records.has_layer(&image.place, &digest)? {
-                image.inner.blobs.size(&digest)
+                image.inner.keep.used(&image.place.repository, [&digest]);
+                image.inner.blob_size(&digest)
             } else {
                 Ok(None)
             }
@@ -90,7 +91,8 @@ impl Image {
         let digest = digest.clone();
         self.read(move |image| {
             if image.inner.records.has_layer(&image.place, &digest)? {
-                image.inner.blobs.open(&digest)
+                image.inner.keep.used(&image.place.repository, [&digest]);
+                image.inner.open_blob(&digest)
             } else {
                 Ok(None)
             }
@@ -102,8 +104,14 @@ impl Image {
     pub async fn link_blob(&self, digest: &Digest) -> Result<(), Error> {
         let digest = digest.clone();
         self.write(move |image| {
+            let Some(size) = image.inner.blob_size(&digest)? else {
+                return Err(Error::NoSuchBlob(digest));
+            };
             let linked = image.inner.records.link_layer(&image.place, &digest);
-            image.follow_blob(&digest);
+            image.follow_blob(&digest, Some(size));
+            if linked.is_ok() {
+                image.inner.keep.linked(&image.place.repository, &digest, size);
+            }
             linked
         })
         .await
@@ -113,11 +121,22 @@ impl Image {
     pub async fn unlink_blob(&self, digest: &Digest) -> Result<bool, Error> {
         let digest = digest.clone();
         self.write(move |image| {
-            let unlinked = image.inner.records.unlink_layer(&image.place, &digest);
-            image.follow_blob(&digest);
-            unlinked
+            let unlinked = image.unlink_blob_now(&digest)?;
+            let Inner { index, keep, .. } = &*image.inner;
+            let repository = &image.place.repository;
+            if matches!(index.has_owner_in(repository, &digest), Ok(false)) {
+                keep.unlinked(repository, &digest);
+            }
+            Ok(unlinked)
         })
         .await
+    }
+
+    /// By who has the image's turn.
+    pub(super) fn unlink_blob_now(&self, digest: &Digest) -> Result<bool, Error> {
+        let unlinked = self.inner.records.unlink_layer(&self.place, digest);
+        self.follow_blob(digest, None);
+        unlinked
     }
 
     /// A manifest of this image.
@@ -169,8 +188,12 @@ impl Image {
     pub async fn put_manifest(&self, manifest: &Manifest, contents: &Contents, tags: &[Tag]) -> Result<(), Error> {
         let (manifest, contents, tags) = (manifest.clone(), contents.clone(), tags.to_vec());
         self.write(move |image| {
+            image.inner.check_space(&image.place)?;
             let put = image.inner.records.put_manifest(&image.place, &manifest, &tags);
             image.follow(&manifest.digest, put.is_ok().then_some((&manifest, &contents)), &tags);
+            if put.is_ok() {
+                image.inner.keep.put(&image.place.repository, &manifest.digest);
+            }
             put
         })
         .await
@@ -200,23 +223,25 @@ impl Image {
     /// Removes a manifest and the tags that mean it, durably. False when it was not here.
     pub async fn delete_manifest(&self, digest: &Digest) -> Result<bool, Error> {
         let digest = digest.clone();
-        self.write(move |image| {
-            let Inner { records, index, .. } = &*image.inner;
-            let mut tags = index.tags_meaning(&image.place, &digest);
-            for read in records.tags(&image.place) {
-                let (tag, meant) = read?;
-                tags.extend((meant == digest).then_some(tag));
-            }
-            tags.sort_unstable();
-            tags.dedup();
-            let removed = tags
-                .iter()
-                .try_for_each(|tag| records.remove_tag(&image.place, tag).map(drop))
-                .and_then(|()| records.remove_manifest(&image.place, &digest));
-            image.follow(&digest, None, &tags);
-            removed
-        })
-        .await
+        self.write(move |image| image.delete_manifest_now(&digest)).await
+    }
+
+    /// By who has the image's turn.
+    pub(super) fn delete_manifest_now(&self, digest: &Digest) -> Result<bool, Error> {
+        let Inner { records, index, .. } = &*self.inner;
+        let mut tags = index.tags_meaning(&self.place, digest);
+        for read in records.tags(&self.place) {
+            let (tag, meant) = read?;
+            tags.extend((meant == *digest).then_some(tag));
+        }
+        tags.sort_unstable();
+        tags.dedup();
+        let removed = tags
+            .iter()
+            .try_for_each(|tag| records.remove_tag(&self.place, tag).map(drop))
+            .and_then(|()| records.remove_manifest(&self.place, digest));
+        self.follow(digest, None, &tags);
+        removed
     }
 
     /// Removes a tag, durably. False when there was none.
@@ -301,11 +326,14 @@ impl Image {
         }
     }
 
-    fn follow_blob(&self, digest: &Digest) {
+    /// `size` is the blob's, if it has just been linked.
+    fn follow_blob(&self, digest: &Digest, size: Option<u64>) {
         let Inner { records, index, .. } = &*self.inner;
         let mut changes = Changes::default();
         match records.has_layer(&self.place, digest) {
-            Ok(true) => changes.blob(&self.place, digest),
+            Ok(true) => size
+                .into_iter()
+                .for_each(|size| changes.blob(&self.place, digest, size)),
             Ok(false) => changes.no_blob(&self.place, digest),
             Err(error) => index.doubt(&error.to_string()),
         }

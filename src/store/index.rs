@@ -4,6 +4,7 @@
 //! as [`super::stamp`] says, every call of it is fenced, and after the first that fails nothing more is believed and
 //! the next start rebuilds it. Nothing in it needs to survive a crash, so nothing waits for its disk but closing.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -209,6 +210,65 @@ impl Index {
             let keys = tree.scan_prefix(&prefix).keys().take(most);
             keys.filter_map(|key| key.map(|key| rows::owner(&key)).transpose())
                 .collect()
+        })
+    }
+
+    /// Whether a repository has a blob in some image.
+    pub(super) fn has_owner_in(&self, repository: &RepositoryKey, digest: &Digest) -> Result<bool, Error> {
+        let prefix = rows::owners_in(repository, digest);
+        self.read(|tree| Ok(tree.scan_prefix(&prefix).keys().next().transpose()?.is_some()))
+    }
+
+    /// Whether a blob is known to be so long; `None` when its length is not known.
+    pub(super) fn bears_out(&self, digest: &Digest, size: u64) -> Option<bool> {
+        let prefix = rows::owners_of(digest);
+        let known = self.read(|tree| {
+            let mut known = None;
+            for row in tree.scan_prefix(&prefix) {
+                match rows::size(&row?.1) {
+                    Some(same) if same == size => return Ok(Some(true)),
+                    Some(_) => known = Some(false),
+                    None => {}
+                }
+            }
+            Ok(known)
+        });
+        known.ok().flatten()
+    }
+
+    /// The blobs and the manifests of a repository, each once.
+    pub(super) fn contents(&self, repository: &RepositoryKey) -> Result<(Vec<Digest>, Vec<Digest>), Error> {
+        self.read(|tree| {
+            let (mut blobs, mut manifests): (Vec<Digest>, Vec<Digest>) = (Vec::new(), Vec::new());
+            for key in tree.scan_prefix(rows::BLOBS).keys() {
+                let key = key?;
+                if rows::second_part(&key) == Some(repository.as_str())
+                    && let Some(digest) = rows::blob_of(&key)
+                    && blobs.last() != Some(&digest)
+                {
+                    blobs.push(digest);
+                }
+            }
+            for key in tree.scan_prefix(rows::manifests_of(repository)).keys() {
+                manifests.extend(rows::last_part(&key?).and_then(|text| text.parse().ok()));
+            }
+            manifests.sort_unstable();
+            manifests.dedup();
+            Ok((blobs, manifests))
+        })
+    }
+
+    /// When what is in a repository was used, in seconds since 1970, as far as that was written down.
+    pub(super) fn uses(&self, repository: &RepositoryKey) -> Result<HashMap<Digest, u32>, Error> {
+        let prefix = rows::uses_of(repository);
+        self.read(|tree| {
+            let mut uses = HashMap::new();
+            for row in tree.scan_prefix(&prefix) {
+                let (key, value) = row?;
+                let digest = rows::last_part(&key).and_then(|text| text.parse().ok());
+                uses.extend(digest.zip(rows::seconds(&value)));
+            }
+            Ok(uses)
         })
     }
 

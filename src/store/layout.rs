@@ -12,6 +12,7 @@
 //! │           │                     media-type  ours: its type, where the document does not say it
 //! │           └── tags/<tag>/current/link       what the tag means
 //! │                         /index/<alg>/<hex>/link   what it has meant
+//! │                         /pinned           ours: what it means stays
 //! ├── spool/                                    bytes that are not verified yet; at start all but these are removed:
 //! │   └── <alg>-<hex>.{part,note}               a blob that came in part, and how far it is known to be right
 //! ├── uploads/<id>/{data,state.json}            push sessions
@@ -127,6 +128,11 @@ impl Layout {
     /// That the tag means, or has meant, this.
     pub(super) fn meaning(&self, place: &Place, tag: &Tag, digest: &Digest) -> PathBuf {
         linked(self.tag(place, tag).join("index"), digest)
+    }
+
+    /// That what the tag means stays, however long nobody wants it.
+    pub(super) fn pinned(&self, place: &Place, tag: &Tag) -> PathBuf {
+        self.tag(place, tag).join("pinned")
     }
 
     pub(super) fn spool(&self) -> PathBuf {

@@ -12,14 +12,17 @@ mod claim;
 mod disk;
 mod error;
 mod growing;
+mod guards;
 mod hot;
 mod image;
 mod index;
+mod keep;
 mod layout;
 mod partials;
 mod rebuild;
 mod records;
 mod rows;
+mod space;
 mod spool;
 mod stamp;
 mod turns;
@@ -33,20 +36,25 @@ use std::time::Duration;
 pub use blobs::BlobFile;
 pub use error::{Error, FinishError};
 pub use image::{Image, TagRecord};
+pub use keep::{Keeping, Reservation, Tidied};
 pub use spool::{SpoolFile, SpoolReader, VerifiedFile};
 pub use uploads::Upload;
 
 use blobs::Blobs;
 use disk::Disk;
+use guards::Guards;
 use hot::Hot;
 use index::Index;
+use keep::Keep;
 use layout::{Layout, Place};
 use partials::Partials;
 use records::Records;
+use space::Space;
 use stamp::Reason;
 use turns::Turns;
 use uploads::Uploads;
 
+use crate::config::Share;
 use crate::oci::{Algorithm, Digest, ImageName, RepositoryKey};
 use crate::telemetry::Metrics;
 
@@ -61,6 +69,8 @@ pub struct Options {
     pub upload_idle: Duration,
     /// The longest blob that may be uploaded, in bytes.
     pub upload_limit: u64,
+    /// How much of the disk stays free.
+    pub min_free: Share,
 }
 
 /// A directory of blobs and records, open. Cheap to clone.
@@ -95,12 +105,14 @@ struct Inner {
     index: Index,
     uploads: Arc<Uploads>,
     partials: Arc<Partials>,
+    keep: Keep,
+    space: Arc<Space>,
     /// Held while the store is open.
     _lock: File,
 }
 
 impl Inner {
-    fn open(options: &Options, metrics: Arc<Metrics>) -> Result<Self, Error> {
+    fn open(options: &Options, metrics: &Arc<Metrics>) -> Result<Self, Error> {
         let layout = Layout::new(&options.path);
         let disk = Arc::new(Disk::new(&layout));
         let lock = claim::claim(&layout, &disk)?;
@@ -108,14 +120,18 @@ impl Inner {
         let blobs = Arc::new(Blobs {
             layout: layout.clone(),
             disk: Arc::clone(&disk),
-            metrics,
+            guards: Guards::new(),
+            verdicts: Blobs::no_verdicts(),
+            metrics: Arc::clone(metrics),
         });
         let records = Records {
             layout: layout.clone(),
             disk: Arc::clone(&disk),
             blobs: Arc::clone(&blobs),
         };
-        let uploads = Arc::new(Uploads::open(&blobs, options)?);
+        let space = Space::new(options.path.clone(), options.min_free, Arc::clone(metrics));
+        let space = Arc::new(space);
+        let uploads = Arc::new(Uploads::open(&blobs, &space, options)?);
         let (index, reason) = Index::open(&layout, &disk, |closed| rebuild::has_changed(&layout, closed));
         let inner = Self {
             disk,
@@ -126,6 +142,8 @@ impl Inner {
             index,
             uploads,
             partials,
+            keep: Keep::new(Arc::clone(metrics)),
+            space,
             _lock: lock,
         };
         if let Some(reason) = reason.or_else(|| inner.is_bare().then_some(Reason::Outdated))
@@ -135,6 +153,22 @@ impl Inner {
             inner.index.doubt(&error.to_string());
         }
         Ok(inner)
+    }
+
+    /// A stored blob, if its file is what was published. What the index remembers of its length is only a reason to
+    /// look: the digest decides.
+    fn open_blob(&self, digest: &Digest) -> Result<Option<BlobFile>, Error> {
+        let blob = self.blobs.open(digest)?;
+        Ok(blob.filter(|blob| self.is_whole(digest, blob.size)))
+    }
+
+    fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, Error> {
+        let size = self.blobs.size(digest)?;
+        Ok(size.filter(|size| self.is_whole(digest, *size)))
+    }
+
+    fn is_whole(&self, digest: &Digest, size: u64) -> bool {
+        self.index.bears_out(digest, size).unwrap_or(true) || self.blobs.is_right(digest)
     }
 
     /// Whether the index knows nothing although there is something to know: the tree was put there behind its back.
@@ -147,7 +181,7 @@ impl Inner {
 impl Store {
     /// Opens the store in a directory, which is made if it is not there. Fails if another process has it open.
     pub async fn open(options: Options, metrics: Arc<Metrics>) -> Result<Self, Error> {
-        let inner = blocking(move || Inner::open(&options, metrics)).await?;
+        let inner = blocking(move || Inner::open(&options, &metrics)).await?;
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -191,6 +225,7 @@ impl Store {
         let inner = Arc::clone(&self.inner);
         blocking(move || {
             let counts = rebuild::rebuild(&inner.index, &inner.records, Reason::Requested);
+            inner.keep.forget_notes();
             drop(turns);
             counts
         })
@@ -206,6 +241,7 @@ impl Store {
         self.inner.turns.close();
         let inner = Arc::clone(&self.inner);
         let closed = blocking(move || {
+            inner.write_notes(true);
             let closed = inner.index.close();
             drop(turns);
             closed
@@ -218,7 +254,7 @@ impl Store {
     /// Opens stored content by its digest, whoever it belongs to.
     pub async fn open_blob(&self, digest: &Digest) -> Result<Option<BlobFile>, Error> {
         let (inner, digest) = (Arc::clone(&self.inner), digest.clone());
-        blocking(move || inner.blobs.open(&digest)).await
+        blocking(move || inner.open_blob(&digest)).await
     }
 
     /// A new file for bytes to arrive in.

@@ -1,5 +1,6 @@
 //! The index from the tree: every image is visited, every record read. What is damaged is told and left out.
 
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use std::{fs, io};
@@ -123,14 +124,25 @@ fn fill(records: &Records, place: &Place, filler: &mut Filler<'_>) -> Result<boo
         filler.add(|changes| changes.tag(place, &tag, &digest, None))?;
     }
     let manifest = |digest: Result<Digest, Error>| digest.and_then(|digest| records.manifest(place, &digest));
+    let mut sizes: HashMap<Digest, u64> = HashMap::new();
     for (manifest, contents) in records
         .revisions(place)
         .filter_map(|read| readable(place, manifest(read)))
     {
         filler.add(|changes| changes.manifest(place, &manifest, &contents))?;
+        let blobs = contents.config.into_iter().chain(contents.layers);
+        sizes.extend(blobs.map(|descriptor| (descriptor.digest, descriptor.size)));
     }
     for digest in records.layers(place).filter_map(|read| readable(place, read.map(Some))) {
-        filler.add(|changes| changes.blob(place, &digest))?;
+        // A file that is shorter than its manifest says was cut: what the file itself says would be believed for ever.
+        let size = match sizes.get(&digest) {
+            Some(size) => Some(*size),
+            None => records.blobs.look(&digest)?.map(|(size, _)| size),
+        };
+        filler.add(|changes| match size {
+            Some(size) => changes.blob(place, &digest, size),
+            None => changes.blob_of_some_size(place, &digest),
+        })?;
     }
     Ok(false)
 }
@@ -163,6 +175,23 @@ pub(super) fn images(records: &Records, repository: &RepositoryKey) -> Result<Ve
     })?;
     images.sort_unstable();
     Ok(images)
+}
+
+/// What [`Index::contents`] answers, without it.
+pub(super) fn contents(records: &Records, repository: &RepositoryKey) -> Result<(Vec<Digest>, Vec<Digest>), Error> {
+    let (mut blobs, mut manifests) = (BTreeSet::new(), BTreeSet::new());
+    walk(&records.layout, &mut |place| {
+        if place.repository == *repository {
+            for digest in records.layers(place) {
+                blobs.insert(digest?);
+            }
+            for digest in records.revisions(place) {
+                manifests.insert(digest?);
+            }
+        }
+        Ok(false)
+    })?;
+    Ok((blobs.into_iter().collect(), manifests.into_iter().collect()))
 }
 
 /// What [`Index::referrers`] answers, without it.

@@ -3,6 +3,7 @@
 //! Who writes has the image's turn ([`super::turns`]); who reads does not need it, since every file is replaced in one
 //! step. What a broken file would say is taken for absent, and told.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -54,12 +55,16 @@ impl Records {
 
     /// Says that a stored blob may be read in this image.
     pub(super) fn link_layer(&self, place: &Place, digest: &Digest) -> Result<(), Error> {
+        let _stays = self.blobs.guards.share(digest);
         if self.blobs.size(digest)?.is_none() {
             return Err(Error::NoSuchBlob(digest.clone()));
         }
         let link = self.layout.layer(place, digest);
         self.make_parents(&[&link])?;
-        self.write_link(&link, digest)
+        let written = self.write_link(&link, digest);
+        // Even if it failed: the link may be there all the same.
+        self.blobs.guards.linked(&place.repository, digest);
+        written
     }
 
     pub(super) fn unlink_layer(&self, place: &Place, digest: &Digest) -> Result<bool, Error> {
@@ -93,10 +98,28 @@ impl Records {
         })
     }
 
+    /// The manifests of an image that stay because a tag is pinned: what it means, and what that is an index of.
+    pub(super) fn pinned(&self, place: &Place) -> Result<HashSet<Digest>, Error> {
+        let mut pinned = HashSet::new();
+        for read in self.tags(place) {
+            let (tag, digest) = read?;
+            let path = self.layout.pinned(place, &tag);
+            if !path.try_exists().map_err(Error::disk(&path))? {
+                continue;
+            }
+            if let Some((_, contents)) = self.manifest(place, &digest)? {
+                pinned.extend(contents.manifests.into_iter().map(|descriptor| descriptor.digest));
+            }
+            pinned.insert(digest);
+        }
+        Ok(pinned)
+    }
+
     /// Stores a manifest and lets tags mean it. In this order, so that whenever it is cut short, nothing that is there
     /// speaks of something that is not.
     pub(super) fn put_manifest(&self, place: &Place, manifest: &Manifest, tags: &[Tag]) -> Result<(), Error> {
         let digest = &manifest.digest;
+        let _stays = self.blobs.guards.share(digest);
         self.blobs.publish_manifest(digest, &manifest.bytes)?;
         let revision = self.layout.revision(place, digest);
         let meanings = tags.iter().map(|tag| self.layout.meaning(place, tag, digest));
@@ -111,7 +134,10 @@ impl Records {
         } else {
             self.disk.write(&media_type, manifest.media_type.as_str().as_bytes())?;
         }
-        self.write_link(&revision, digest)?;
+        let written = self.write_link(&revision, digest);
+        // Even if it failed: the link may be there all the same.
+        self.blobs.guards.linked(&place.repository, digest);
+        written?;
         links.iter().try_for_each(|link| self.write_link(link, digest))
     }
 

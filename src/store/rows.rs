@@ -5,7 +5,8 @@
 //! | `t` repository `0` image `0` tag | when it was last found to mean this, in ms, and the digest |
 //! | `m` repository `0` image `0` digest | the digest of its subject, or nothing |
 //! | `r` repository `0` image `0` subject `0` digest | its descriptor, or nothing when that is too long |
-//! | `b` digest `0` repository `0` image | nothing |
+//! | `b` digest `0` repository `0` image | how long it is, when that is known |
+//! | `u` repository `0` digest | when it was used, in seconds since 1970, where that says more than its file |
 //!
 //! The separator sorts before every character of a name, so rows sort as their parts do.
 
@@ -59,9 +60,26 @@ impl Changes {
         self.0.insert(manifest_key(place, digest), None);
     }
 
-    /// A blob may be read in an image.
-    pub(super) fn blob(&mut self, place: &Place, digest: &Digest) {
+    /// A blob, which is so long, may be read in an image.
+    pub(super) fn blob(&mut self, place: &Place, digest: &Digest, size: u64) {
+        self.0
+            .insert(blob_key(place, digest), Some(size.to_be_bytes().to_vec()));
+    }
+
+    /// The same of a blob of which nothing more is known.
+    pub(super) fn blob_of_some_size(&mut self, place: &Place, digest: &Digest) {
         self.0.insert(blob_key(place, digest), Some(Vec::new()));
+    }
+
+    /// A blob or a manifest of a repository was used then.
+    pub(super) fn used(&mut self, repository: &RepositoryKey, digest: &Digest, seconds: u32) {
+        let key = join(b'u', &[repository.as_str(), digest.as_str()]);
+        self.0.insert(key, Some(seconds.to_be_bytes().to_vec()));
+    }
+
+    /// When it was used does not matter any more.
+    pub(super) fn not_used(&mut self, repository: &RepositoryKey, digest: &Digest) {
+        self.0.insert(join(b'u', &[repository.as_str(), digest.as_str()]), None);
     }
 
     pub(super) fn no_blob(&mut self, place: &Place, digest: &Digest) {
@@ -131,6 +149,29 @@ pub(super) fn owners_of(digest: &Digest) -> Vec<u8> {
     join(b'b', &[digest.as_str(), ""])
 }
 
+/// The same of one repository's.
+pub(super) fn owners_in(repository: &RepositoryKey, digest: &Digest) -> Vec<u8> {
+    join(b'b', &[digest.as_str(), repository.as_str(), ""])
+}
+
+/// What the keys of all blobs begin with.
+pub(super) const BLOBS: &[u8] = b"b";
+
+/// What the keys of a repository's uses begin with.
+pub(super) fn uses_of(repository: &RepositoryKey) -> Vec<u8> {
+    join(b'u', &[repository.as_str(), ""])
+}
+
+/// How long a blob is, as its row says.
+pub(super) fn size(value: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(*value.first_chunk()?))
+}
+
+/// When something was used, as its row says.
+pub(super) fn seconds(value: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(*value.first_chunk()?))
+}
+
 /// The last part of a key.
 pub(super) fn last_part(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(key.rsplit(|byte| *byte == 0).next()?).ok()
@@ -154,6 +195,11 @@ pub(super) fn owner(key: &[u8]) -> Option<Place> {
         repository: repository.parse().ok()?,
         image: image.parse::<ImageName>().ok()?,
     })
+}
+
+/// The digest that a blob's row is about.
+pub(super) fn blob_of(key: &[u8]) -> Option<Digest> {
+    std::str::from_utf8(blob(key)?.get(1..)?).ok()?.parse().ok()
 }
 
 /// What a tag's row says.

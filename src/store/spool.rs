@@ -186,6 +186,10 @@ impl VerifiedFile {
         self.growing.written()
     }
 
+    pub(super) const fn file(&self) -> &Arc<File> {
+        self.growing.file()
+    }
+
     /// Waits until they are on the disk.
     pub(super) fn sync(&self) -> Result<(), Error> {
         self.growing.sync().map_err(Error::disk(self.scrap.path()))

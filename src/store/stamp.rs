@@ -18,7 +18,7 @@ use super::layout::Layout;
 use crate::oci::Algorithm;
 
 /// The version of the rows and of the engine that keeps them. Another one is rebuilt, not converted.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Why the index has to be rebuilt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 mod images;
 mod indexing;
+mod keeping;
 mod model;
 mod uploading;
 
@@ -13,6 +14,7 @@ fn options(root: &tempfile::TempDir) -> Options {
         uploads: 4,
         upload_idle: Duration::from_secs(3600),
         upload_limit: 1 << 20,
+        min_free: Share::Bytes(0),
     }
 }
 

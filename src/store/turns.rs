@@ -53,6 +53,15 @@ impl Turns {
         Ok(Turn { _locked: locked })
     }
 
+    /// The same on a thread that may block.
+    pub(super) fn take_now(&self, stripe: usize) -> Result<Turn, Error> {
+        let locked = Arc::clone(&self.stripes[stripe]).blocking_lock_owned();
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        Ok(Turn { _locked: locked })
+    }
+
     /// Waits until nobody writes, and keeps it so. Everybody who has a turn has only one, so this comes to an end.
     pub(super) async fn take_all(&self) -> Result<Vec<Turn>, Error> {
         let mut all = Vec::with_capacity(self.stripes.len());

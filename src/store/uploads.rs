@@ -18,6 +18,7 @@ use super::error::Error;
 use super::growing::{Growing, Progress};
 use super::image::Image;
 use super::layout::Place;
+use super::space::Space;
 use super::spool::VerifiedFile;
 use super::{Options, blocking};
 use crate::oci::operation::UploadId;
@@ -27,6 +28,7 @@ use crate::oci::{Algorithm, Digest};
 #[derive(Debug)]
 pub(super) struct Uploads {
     blobs: Arc<Blobs>,
+    space: Arc<Space>,
     most: usize,
     longest: u64,
     idle: Duration,
@@ -63,7 +65,7 @@ struct Note {
 
 impl Uploads {
     /// Finds the sessions of earlier processes.
-    pub(super) fn open(blobs: &Arc<Blobs>, options: &Options) -> Result<Self, Error> {
+    pub(super) fn open(blobs: &Arc<Blobs>, space: &Arc<Space>, options: &Options) -> Result<Self, Error> {
         let root = blobs.layout.uploads();
         let mut sessions = HashMap::new();
         for entry in fs::read_dir(&root).map_err(Error::disk(&root))? {
@@ -79,6 +81,7 @@ impl Uploads {
         }
         let uploads = Self {
             blobs: Arc::clone(blobs),
+            space: Arc::clone(space),
             most: options.uploads,
             longest: options.upload_limit,
             idle: options.upload_idle,
@@ -98,6 +101,7 @@ impl Uploads {
 
     /// Makes room for a new session, which is busy from the start.
     fn admit(self: &Arc<Self>, place: &Place, algorithm: Algorithm) -> Result<Hold, Error> {
+        self.space.check()?;
         let mut sessions = self.lock();
         if sessions.len() >= self.most {
             return Err(Error::TooManyUploads);
@@ -272,8 +276,12 @@ impl Upload {
         let Some(growing) = &mut self.growing else {
             return Err(Error::Closed);
         };
+        let space = &self.image.inner.space;
+        space.check()?;
         let data = || self.image.inner.blobs.layout.upload(self.id).join("data");
-        growing.append(bytes).map_err(|error| Error::disk(&data())(error))
+        let appended = growing.append(bytes).map_err(|error| Error::disk(&data())(error));
+        // The disk knows better than what it said a moment ago.
+        appended.inspect_err(|_| space.forget())
     }
 
     /// Ends a request that does not end the upload.
@@ -288,7 +296,14 @@ impl Upload {
             return Err(Error::Closed);
         };
         let expected = digest.clone();
+        // As long as this is open, the bytes stay although nothing is linked to them yet.
+        let _stays = Arc::clone(growing.file());
         blocking(move || {
+            let checked = hold.uploads.space.check();
+            if checked.is_err() {
+                hold.end();
+                return checked;
+            }
             let blobs = Arc::clone(&hold.uploads.blobs);
             let scrap = Scrap::new(blobs.layout.upload(hold.id).join("data"));
             let published = VerifiedFile::verify(growing, scrap, &expected).and_then(|file| blobs.publish(file));

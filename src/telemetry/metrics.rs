@@ -84,6 +84,14 @@ pub struct Metrics {
     reloads: IntCounterVec,
     reload_successful: IntGauge,
     quarantined: IntCounter,
+    cache_bytes: IntGaugeVec,
+    cache_reserved: IntGaugeVec,
+    cache_limit: IntGaugeVec,
+    no_room: IntCounterVec,
+    evicted_blobs: IntCounterVec,
+    evicted_bytes: IntCounterVec,
+    disk_free: IntGauge,
+    disk_min_free: IntGauge,
 }
 
 impl Metrics {
@@ -172,6 +180,41 @@ impl Metrics {
             quarantined: add.counter(
                 "entrepot_damaged_content_total",
                 "Stored blobs and manifests found damaged and not served.",
+            )?,
+            cache_bytes: add.gauges(
+                "entrepot_cache_bytes",
+                "Bytes of blobs kept of a remote.",
+                &["repository"],
+            )?,
+            cache_reserved: add.gauges(
+                "entrepot_cache_reserved_bytes",
+                "Room kept for blobs that are being fetched.",
+                &["repository"],
+            )?,
+            cache_limit: add.gauges(
+                "entrepot_cache_limit_bytes",
+                "The most that is kept of a remote: `cache.max_size`.",
+                &["repository"],
+            )?,
+            no_room: add.counters(
+                "entrepot_cache_no_room_total",
+                "Blobs that there was no room for when they were to be fetched.",
+                &["repository"],
+            )?,
+            evicted_blobs: add.counters(
+                "entrepot_evicted_blobs_total",
+                "Blobs let go, by reason: max_size, unused or min_free.",
+                &["repository", "reason"],
+            )?,
+            evicted_bytes: add.counters(
+                "entrepot_evicted_bytes_total",
+                "Their bytes.",
+                &["repository", "reason"],
+            )?,
+            disk_free: add.gauge("entrepot_disk_free_bytes", "What is free on the disk of the store.")?,
+            disk_min_free: add.gauge(
+                "entrepot_disk_min_free_bytes",
+                "What is to stay free there: `storage.min_free`.",
             )?,
             registry: registry.clone(),
         };
@@ -276,6 +319,43 @@ impl Metrics {
         self.reload_successful.set(i64::from(accepted));
     }
 
+    /// What a remote holds, and may hold.
+    pub fn cache_holds(&self, repository: &str, bytes: u64, reserved: u64, limit: Option<u64>) {
+        let labels = &[repository];
+        self.cache_bytes.with_label_values(labels).set(gauged(bytes));
+        self.cache_reserved.with_label_values(labels).set(gauged(reserved));
+        match limit {
+            Some(limit) => self.cache_limit.with_label_values(labels).set(gauged(limit)),
+            None => drop(self.cache_limit.remove_label_values(labels)),
+        }
+    }
+
+    /// A repository is no remote any more.
+    pub fn cache_is_gone(&self, repository: &str) {
+        for gauges in [&self.cache_bytes, &self.cache_reserved, &self.cache_limit] {
+            let _ = gauges.remove_label_values(&[repository]);
+        }
+    }
+
+    /// A blob that was to be fetched has no room.
+    pub fn no_room(&self, repository: &str) {
+        self.no_room.with_label_values(&[repository]).inc();
+    }
+
+    /// A blob was let go; `reason` is one of a few words of the store's.
+    pub fn evicted(&self, repository: &str, reason: &'static str, bytes: u64) {
+        self.evicted_blobs.with_label_values(&[repository, reason]).inc();
+        self.evicted_bytes
+            .with_label_values(&[repository, reason])
+            .inc_by(bytes);
+    }
+
+    /// What the disk of the store said.
+    pub fn disk_sampled(&self, free: u64, min_free: u64) {
+        self.disk_free.set(gauged(free));
+        self.disk_min_free.set(gauged(min_free));
+    }
+
     /// Something stored was found damaged.
     pub fn damage_found(&self) {
         self.quarantined.inc();
@@ -286,6 +366,10 @@ impl std::fmt::Debug for Metrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Metrics")
     }
+}
+
+fn gauged(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// A gauge raised by one for as long as this lives.

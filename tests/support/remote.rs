@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use entrepot::cache::{Blob, Cached, Error, Follower, Outcome, PullThrough};
-use entrepot::config::RemoteConfig;
+use entrepot::config::{RemoteConfig, Share};
 use entrepot::oci::{Digest, ImageName, Manifest, Reference, RepositoryKey};
 use entrepot::store::{Options, Store};
 use entrepot::telemetry::Metrics;
@@ -32,6 +32,7 @@ pub async fn pulling(config: &RemoteConfig) -> Remote {
         uploads: 1,
         upload_idle: Duration::from_secs(60),
         upload_limit: 1 << 30,
+        min_free: Share::Bytes(0),
     };
     let store = Store::open(options, Arc::clone(&metrics)).await.unwrap();
     Remote {

@@ -185,7 +185,7 @@ async fn an_index_that_is_not_the_one_we_closed_is_found_out() {
             copy(&old_index, &index);
             fs::copy(&old_stamp, &stamp).unwrap();
         }),
-        ("outdated", &|| rewrite("\"format\":1", "\"format\":2")),
+        ("outdated", &|| rewrite("\"format\":2", "\"format\":3")),
     ];
     for (number, (reason, damage)) in damages.into_iter().enumerate() {
         damage();

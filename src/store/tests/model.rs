@@ -25,6 +25,10 @@ enum Step {
     Link(usize, usize),
     Unlink(usize, usize),
     Upload(usize, usize),
+    /// What can be fetched again goes until no more than so much is left.
+    Evict(u64),
+    /// All of it goes, manifests too.
+    Forget,
     /// Closed and opened again.
     Restart,
     /// Opened again without having been closed.
@@ -44,6 +48,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (image.clone(), blob.clone()).prop_map(|(image, blob)| Step::Link(image, blob)),
         1 => (image.clone(), blob.clone()).prop_map(|(image, blob)| Step::Unlink(image, blob)),
         1 => (image, blob).prop_map(|(image, blob)| Step::Upload(image, blob)),
+        2 => (0..7_u64).prop_map(Step::Evict),
+        1 => Just(Step::Forget),
         1 => Just(Step::Restart),
         1 => Just(Step::Crash),
         1 => Just(Step::Reindex),
@@ -149,6 +155,22 @@ impl Model {
                 upload.finish(&self.blobs[*blob]).await.unwrap();
                 self.images[*number].blobs.insert(*blob);
             }
+            Step::Evict(limit) => {
+                let keeping = Keeping {
+                    max_size: Some(*limit),
+                    unused_after: None,
+                };
+                tidy(store, keeping).await;
+                self.follow_eviction(store, *limit).await;
+            }
+            Step::Forget => {
+                let keeping = Keeping {
+                    max_size: None,
+                    unused_after: Some(Duration::ZERO),
+                };
+                tidy(store, keeping).await;
+                self.images[..NAMES.len()].fill_with(Expected::default);
+            }
             // What follows does not change what is there.
             Step::Restart => {}
             Step::Crash | Step::Reindex => {
@@ -157,6 +179,27 @@ impl Model {
                 }
             }
         }
+    }
+
+    /// Which blobs went is not for the model to say; but each in all images, and no more than had to.
+    async fn follow_eviction(&mut self, store: &Store, limit: u64) {
+        let mut held = BTreeSet::new();
+        for (number, blob) in self.blobs.iter().enumerate() {
+            let mut remains = None;
+            for (image, expected) in self.images[..NAMES.len()].iter_mut().enumerate() {
+                if expected.blobs.contains(&number) {
+                    let found = image_of(store, image).has_blob(blob).await.unwrap().is_some();
+                    assert_eq!(*remains.get_or_insert(found), found, "in all images, or in none");
+                    if found {
+                        held.insert(number);
+                    } else {
+                        expected.blobs.remove(&number);
+                    }
+                }
+            }
+        }
+        let bytes: usize = held.iter().map(|number| BLOBS[*number].len()).sum();
+        assert!(bytes as u64 <= limit);
     }
 
     /// Whether the store says what the model says. `fresh`: also of when tags were last verified.
@@ -225,6 +268,11 @@ impl Model {
             assert_eq!(image.has_blob(blob).await.unwrap(), size);
         }
     }
+}
+
+async fn tidy(store: &Store, keeping: Keeping) {
+    store.keep(&KEYS[0].parse().unwrap(), keeping);
+    store.tidy().await.unwrap();
 }
 
 async fn run(root: &tempfile::TempDir, steps: &[Step]) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use entrepot::config::RemoteConfig;
 use entrepot::oci::{Digest, ImageName, Reference};
 use entrepot::telemetry::Metrics;
-use entrepot::upstream::{Error, Upstream};
+use entrepot::upstream::{Error, Range, Upstream};
 
 /// The longest manifest that is taken.
 pub(super) const LIMIT: u64 = 64 * 1024;
@@ -30,7 +30,10 @@ pub(super) async fn manifest(upstream: &Upstream, name: &str, what: &str) -> Res
 }
 
 pub(super) async fn blob(upstream: &Upstream, name: &str, digest: &Digest) -> Result<Vec<u8>, Error> {
-    let mut stream = upstream.blob(&image(name), digest, 0).await?.expect("the blob");
+    let mut stream = upstream
+        .blob(&image(name), digest, Range::from(0), None)
+        .await?
+        .expect("the blob");
     let mut bytes = Vec::new();
     while let Some(chunk) = stream.chunk().await? {
         bytes.extend_from_slice(&chunk);
@@ -46,7 +49,7 @@ pub(super) async fn ask_everything(upstream: &Upstream, name: &str, digest: &Dig
     let _ = upstream.manifest(&name, &tag).await;
     let _ = upstream.manifest(&name, &Reference::Digest(digest.clone())).await;
     let _ = upstream.head_blob(&name, blob_digest).await;
-    if let Ok(Some(mut stream)) = upstream.blob(&name, blob_digest, 0).await {
+    if let Ok(Some(mut stream)) = upstream.blob(&name, blob_digest, Range::from(0), None).await {
         while let Ok(Some(_)) = stream.chunk().await {}
     }
     let _ = upstream.tags(&name).await;

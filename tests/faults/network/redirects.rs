@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use entrepot::upstream::Error;
+use entrepot::upstream::{Error, Range};
 
 use super::asking::{asking, blob, image, manifest};
 use crate::support::proxy::Proxy;
@@ -69,7 +69,10 @@ async fn f06_no_redirect_leads_to_a_private_address() {
         server.behave();
         let target = format!("http://{host}:{}/v2/a/blobs/x?signature=hidden", canary.port());
         server.on("* /v2/", ALWAYS, [Act::Redirect(target)]);
-        let error = upstream.blob(&image("a"), &put.layers[0], 0).await.unwrap_err();
+        let error = upstream
+            .blob(&image("a"), &put.layers[0], Range::from(0), None)
+            .await
+            .unwrap_err();
         assert!(matches!(error, Error::Private { .. }), "{host}: {error}");
         assert!(error.to_string().contains("allow_private"), "{error}");
         assert!(!error.to_string().contains("hidden"), "{error}");
@@ -118,7 +121,10 @@ async fn f06_a_proxy_is_not_asked_for_private_addresses_either() {
                 ALWAYS,
                 [Act::Redirect(format!("{scheme}://{host}/latest/meta-data"))],
             );
-            let error = upstream.blob(&image("a"), &put.layers[0], 0).await.unwrap_err();
+            let error = upstream
+                .blob(&image("a"), &put.layers[0], Range::from(0), None)
+                .await
+                .unwrap_err();
             assert!(matches!(error, Error::Private { .. }), "{host}: {error}");
         }
     }
@@ -141,7 +147,10 @@ async fn f06_loops_downgrades_and_what_is_no_address_end_at_once() {
         server.behave();
         server.on("GET /blobs/", ALWAYS, [Act::Redirect(target.clone())]);
         let (before, begin) = (server.asked("GET /blobs/"), Instant::now());
-        let error = upstream.blob(&image("a"), digest, 0).await.unwrap_err();
+        let error = upstream
+            .blob(&image("a"), digest, Range::from(0), None)
+            .await
+            .unwrap_err();
         assert!(matches!(error, Error::Lies(_)), "{target}: {error}");
         assert!(server.asked("GET /blobs/") - before <= 6, "{target}");
         assert!(begin.elapsed() < Duration::from_secs(2));
@@ -172,7 +181,10 @@ async fn f06_loops_downgrades_and_what_is_no_address_end_at_once() {
         ALWAYS,
         [Act::Redirect(format!("http://127.0.0.1:{}/", canary.port()))],
     );
-    let error = upstream.blob(&image("a"), digest, 0).await.unwrap_err();
+    let error = upstream
+        .blob(&image("a"), digest, Range::from(0), None)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("from https to http"), "{error}");
     assert_eq!(canary.connections(), 0);
 }
