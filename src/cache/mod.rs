@@ -29,7 +29,7 @@ use moka::sync::Cache;
 
 use crate::config::RemoteConfig;
 use crate::oci::{Descriptor, Digest, ImageName, Manifest, Reference, RepositoryKey, Tag};
-use crate::store::{self, BlobFile, Store};
+use crate::store::{self, BlobFile, Keeping, Store};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Upstream};
 use blobs::Fetch;
@@ -46,6 +46,10 @@ pub use error::Error;
 
 /// How many sizes that manifests gave for blobs are remembered.
 const SIZES: u64 = 20_000;
+/// How often it is noted that a manifest, and what it lists, is in use.
+const NOTE_USE_EVERY: Duration = Duration::from_secs(10 * 60);
+/// How many such notes are remembered.
+const USES: u64 = 20_000;
 
 /// An answer, and how it came about.
 #[derive(Clone, Debug)]
@@ -121,6 +125,8 @@ struct Inner {
     fetches: Flights<Digest, Fetch>,
     /// What an image's manifests say about the length of its blobs.
     sizes: Cache<(ImageName, Digest), u64>,
+    /// The manifests whose use was noted not long ago.
+    used: Cache<Digest, ()>,
 }
 
 impl PullThrough {
@@ -133,6 +139,11 @@ impl PullThrough {
         metrics: Arc<Metrics>,
     ) -> Result<Self, upstream::Error> {
         let upstream = Upstream::new(key, config, manifest_limit, Arc::clone(&metrics))?;
+        let keeping = Keeping {
+            max_size: config.cache.max_size,
+            unused_after: config.cache.unused_after,
+        };
+        store.keep(key, keeping);
         Ok(Self(Arc::new_cyclic(|myself| Inner {
             key: key.clone(),
             store,
@@ -149,6 +160,7 @@ impl PullThrough {
             questions: Flights::default(),
             fetches: Flights::default(),
             sizes: Cache::new(SIZES),
+            used: Cache::builder().max_capacity(USES).time_to_live(NOTE_USE_EVERY).build(),
         })))
     }
 
@@ -165,18 +177,22 @@ impl PullThrough {
     /// A manifest: by digest what is stored, or else fetched; by tag what upstream says it means, or said not long ago,
     /// or, while it does not answer, said last.
     pub async fn manifest(&self, image: &ImageName, reference: &Reference) -> Answer<Manifest> {
-        match self.admitted(image) {
-            Some(image) => self.0.manifest(&image, reference).await,
-            None => Ok(None),
-        }
+        let Some(image) = self.admitted(image) else {
+            return Ok(None);
+        };
+        let answer = self.0.manifest(&image, reference).await;
+        self.0.note_use(&answer);
+        answer
     }
 
     /// A manifest, if it is stored, however old. Asks nobody.
     pub async fn cached_manifest(&self, image: &ImageName, reference: &Reference) -> Answer<Manifest> {
-        match self.admitted(image) {
-            Some(image) => self.0.cached_manifest(&image, reference).await,
-            None => Ok(None),
-        }
+        let Some(image) = self.admitted(image) else {
+            return Ok(None);
+        };
+        let answer = self.0.cached_manifest(&image, reference).await;
+        self.0.note_use(&answer);
+        answer
     }
 
     /// A blob: what is stored and known to be this image's, or else on its way. The answer comes once upstream has begun
@@ -264,6 +280,26 @@ impl Inner {
     /// An image as it is stored.
     fn here(&self, image: &ImageName) -> store::Image {
         self.store.image(&self.key, image)
+    }
+
+    /// Notes that a manifest was served, and with it all that it lists: a client that has most of the layers does not
+    /// ask for them, and needs them all the same.
+    fn note_use(&self, answer: &Answer<Manifest>) {
+        let Ok(Some(Cached { value: manifest, .. })) = answer else {
+            return;
+        };
+        if self.used.contains_key(&manifest.digest) {
+            return;
+        }
+        self.used.insert(manifest.digest.clone(), ());
+        let media_type = Some(manifest.media_type.as_str());
+        let read = Manifest::from_push(manifest.bytes.clone(), media_type, manifest.digest.algorithm());
+        let mut digests = vec![manifest.digest.clone()];
+        if let Ok((_, contents)) = read {
+            let blobs = contents.config.into_iter().chain(contents.layers);
+            digests.extend(blobs.map(|descriptor| descriptor.digest));
+        }
+        self.store.used(&self.key, &digests);
     }
 
     /// What an upstream's answer says about the upstream itself.

@@ -205,7 +205,10 @@ async fn f06_what_is_allowed_still_works() {
     assert!(blob(&asking(&config), "a", &put.layers[0]).await.unwrap() == bytes);
 
     server.on("GET /blobs/", ALWAYS, [at(&content)]);
-    let error = asking(&config).blob(&image("a"), &put.layers[0], 0).await.unwrap_err();
+    let error = asking(&config)
+        .blob(&image("a"), &put.layers[0], Range::from(0), None)
+        .await
+        .unwrap_err();
     assert!(matches!(error, Error::Private { .. }), "{error}");
     assert_eq!(content.connections(), 0);
     // An address that the configuration allows, for bytes and for tokens.
