@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::oci::Digest;
+use crate::oci::{Digest, Tag};
 
 /// Why the store could not do, or could not tell, what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +62,9 @@ pub enum Error {
     /// A blob was to be linked that is not stored.
     #[error("the blob {0} is not stored")]
     NoSuchBlob(Digest),
+    /// A tag that is pinned was to mean something else, or nothing.
+    #[error("the tag `{0}` is pinned to what it means: `entrepot tags unpin` lets it be changed")]
+    Pinned(Tag),
     /// As many uploads are open as may be.
     #[error("too many uploads are open: finish or cancel some, or try again later")]
     TooManyUploads,

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::blobs::BlobFile;
 use super::error::Error;
+use super::history::{Move, PUSH, Story};
 use super::layout::Place;
 use super::rows::Changes;
 use super::{Inner, blocking, rebuild};
@@ -18,6 +19,21 @@ pub struct TagRecord {
     pub digest: Digest,
     /// When it was last found to mean this, upstream. Not kept over a crash.
     pub verified: Option<SystemTime>,
+    /// Whether it means this until it is unpinned.
+    pub pinned: bool,
+    /// Where it has moved upstream meanwhile without being followed, the oldest first.
+    pub moves: Arc<[Move]>,
+}
+
+impl TagRecord {
+    pub(super) fn new(digest: Digest, verified: Option<SystemTime>, story: Story) -> Self {
+        Self {
+            digest,
+            verified,
+            pinned: story.pinned,
+            moves: story.moves.into(),
+        }
+    }
 }
 
 /// One image of one repository. Making one touches nothing; cheap to clone.
@@ -39,7 +55,7 @@ impl Image {
     }
 
     /// Reads, where it may block.
-    async fn read<T: Send + 'static>(
+    pub(super) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
@@ -48,7 +64,7 @@ impl Image {
     }
 
     /// Writes, with the image's turn. The turn goes along: it ends with the work, not with the caller's patience.
-    async fn write<T: Send + 'static>(
+    pub(super) async fn write<T: Send + 'static>(
         &self,
         write: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
@@ -174,7 +190,8 @@ impl Image {
                 return Ok(None);
             };
             let verified = inner.index.verified(&image.place, &key.1, &digest);
-            let record = TagRecord { digest, verified };
+            let story = inner.records.story(&image.place, &key.1, Some(&digest));
+            let record = TagRecord::new(digest, verified, story);
             let keep = record.clone();
             inner
                 .hot
@@ -184,12 +201,15 @@ impl Image {
         .await
     }
 
-    /// Stores a manifest and lets these tags mean it, durably. What it refers to is the caller's business.
+    /// Stores a manifest that was pushed and lets these tags mean it, durably. What it refers to is the caller's
+    /// business. Refused if one of the tags is pinned to something else.
     pub async fn put_manifest(&self, manifest: &Manifest, contents: &Contents, tags: &[Tag]) -> Result<(), Error> {
         let (manifest, contents, tags) = (manifest.clone(), contents.clone(), tags.to_vec());
         self.write(move |image| {
             image.inner.check_space(&image.place)?;
-            let put = image.inner.records.put_manifest(&image.place, &manifest, &tags);
+            let records = &image.inner.records;
+            records.check_unpinned(&image.place, &tags, Some(&manifest.digest))?;
+            let put = records.put_tagged(&image.place, &manifest, &tags, PUSH, None);
             image.follow(&manifest.digest, put.is_ok().then_some((&manifest, &contents)), &tags);
             if put.is_ok() {
                 image.inner.keep.put(&image.place.repository, &manifest.digest);
@@ -206,15 +226,7 @@ impl Image {
             let Some(digest) = image.inner.records.tag(&image.place, &tag)? else {
                 return Ok(());
             };
-            let mut changes = Changes::default();
-            changes.tag(&image.place, &tag, &digest, Some(verified));
-            image.inner.index.apply(changes);
-            let record = TagRecord {
-                digest,
-                verified: Some(verified),
-            };
-            let key = (Arc::clone(&image.place), tag);
-            image.inner.hot.change(image.stripe, |hot| hot.tags.insert(key, record));
+            image.found(&tag, &digest, verified);
             Ok(())
         })
         .await
@@ -236,6 +248,7 @@ impl Image {
         }
         tags.sort_unstable();
         tags.dedup();
+        records.check_unpinned(&self.place, &tags, None)?;
         let removed = tags
             .iter()
             .try_for_each(|tag| records.remove_tag(&self.place, tag).map(drop))
@@ -248,7 +261,9 @@ impl Image {
     pub async fn delete_tag(&self, tag: &Tag) -> Result<bool, Error> {
         let tag = tag.clone();
         self.write(move |image| {
-            let removed = image.inner.records.remove_tag(&image.place, &tag);
+            let records = &image.inner.records;
+            records.check_unpinned(&image.place, std::slice::from_ref(&tag), None)?;
+            let removed = records.remove_tag(&image.place, &tag);
             let mut changes = Changes::default();
             image.follow_tag(&mut changes, &tag);
             image.inner.index.apply(changes);
@@ -291,7 +306,7 @@ impl Image {
 
     /// Lets index and cache follow what has become of a manifest and of tags. Whether that went well or stopped half
     /// way, what is on the disk now counts; `put` is what it is if it went well.
-    fn follow(&self, digest: &Digest, put: Option<(&Manifest, &Contents)>, tags: &[Tag]) {
+    pub(super) fn follow(&self, digest: &Digest, put: Option<(&Manifest, &Contents)>, tags: &[Tag]) {
         let Inner {
             records, index, hot, ..
         } = &*self.inner;
@@ -313,7 +328,7 @@ impl Image {
         index.apply(changes);
     }
 
-    fn follow_tag(&self, changes: &mut Changes, tag: &Tag) {
+    pub(super) fn follow_tag(&self, changes: &mut Changes, tag: &Tag) {
         let Inner {
             records, index, hot, ..
         } = &*self.inner;

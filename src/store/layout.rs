@@ -12,7 +12,7 @@
 //! │           │                     media-type  ours: its type, where the document does not say it
 //! │           └── tags/<tag>/current/link       what the tag means
 //! │                         /index/<alg>/<hex>/link   what it has meant
-//! │                         /pinned           ours: what it means stays
+//! │                         /history          ours: since when and who said so, and whether it is pinned
 //! ├── spool/                                    bytes that are not verified yet; at start all but these are removed:
 //! │   └── <alg>-<hex>.{part,note}               a blob that came in part, and how far it is known to be right
 //! ├── uploads/<id>/{data,state.json}            push sessions
@@ -130,9 +130,9 @@ impl Layout {
         linked(self.tag(place, tag).join("index"), digest)
     }
 
-    /// That what the tag means stays, however long nobody wants it.
-    pub(super) fn pinned(&self, place: &Place, tag: &Tag) -> PathBuf {
-        self.tag(place, tag).join("pinned")
+    /// Beside them: what registry:2 does not note of a tag. It does not look at it, and a tag that goes takes it along.
+    pub(super) fn history(&self, place: &Place, tag: &Tag) -> PathBuf {
+        self.tag(place, tag).join("history")
     }
 
     pub(super) fn spool(&self) -> PathBuf {
@@ -215,6 +215,10 @@ mod tests {
                 layout.meaning(&place, &tag, &digest),
                 format!("{image}/_manifests/tags/v1/index/sha256/{hex}/link"),
             ),
+            (
+                layout.history(&place, &tag),
+                format!("{image}/_manifests/tags/v1/history"),
+            ),
         ] {
             assert_eq!(path, Path::new(&expected));
         }
@@ -236,6 +240,7 @@ mod tests {
                     layout.media_type(&place, &digest),
                     layout.current(&place, &tag),
                     layout.meaning(&place, &tag, &digest),
+                    layout.history(&place, &tag),
                 ] {
                     prop_assert!(path.starts_with(layout.repositories()));
                     prop_assert!(path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_))));

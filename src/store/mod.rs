@@ -13,6 +13,7 @@ mod disk;
 mod error;
 mod growing;
 mod guards;
+pub mod history;
 mod hot;
 mod image;
 mod index;
@@ -25,6 +26,7 @@ mod rows;
 mod space;
 mod spool;
 mod stamp;
+mod tags;
 mod turns;
 mod uploads;
 
@@ -35,6 +37,7 @@ use std::time::Duration;
 
 pub use blobs::BlobFile;
 pub use error::{Error, FinishError};
+pub use history::{Meaning, Move};
 pub use image::{Image, TagRecord};
 pub use keep::{Keeping, Reservation, Tidied};
 pub use spool::{SpoolFile, SpoolReader, VerifiedFile};

@@ -103,8 +103,7 @@ impl Records {
         let mut pinned = HashSet::new();
         for read in self.tags(place) {
             let (tag, digest) = read?;
-            let path = self.layout.pinned(place, &tag);
-            if !path.try_exists().map_err(Error::disk(&path))? {
+            if !self.story(place, &tag, Some(&digest)).pinned {
                 continue;
             }
             if let Some((_, contents)) = self.manifest(place, &digest)? {

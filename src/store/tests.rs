@@ -1,5 +1,6 @@
 //! The store on a real disk.
 
+mod history;
 mod images;
 mod indexing;
 mod keeping;

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
+use super::super::history::PIN;
 use super::images::manifest;
 use super::*;
 use crate::oci::manifest::Contents;
@@ -287,8 +288,8 @@ async fn what_nobody_wants_goes_after_its_time_and_manifests_after_twice_that() 
         let tags: Vec<Tag> = tag.iter().map(|number: &usize| tags[*number].clone()).collect();
         image.put_manifest(document, contents, &tags).await.unwrap();
     }
-    for tag in &tags[1..] {
-        fs::write(store.inner.records.layout.pinned(&image.place, tag), "").unwrap();
+    for (tag, document) in [(&tags[1], &documents[1].0), (&tags[2], &documents[3].0)] {
+        assert!(image.pin(tag, &document.digest, PIN).await.unwrap());
     }
     let (layer, wanted) = (publish(&store, &kib(1)).await, publish(&store, &kib(2)).await);
     for digest in [&layer, &wanted] {

@@ -61,7 +61,17 @@ struct Expected {
     manifests: BTreeSet<usize>,
     /// What each means, and when it was found to.
     tags: BTreeMap<usize, (usize, Option<u64>)>,
+    /// What each tag that is there has meant, the oldest first.
+    meanings: BTreeMap<usize, Vec<usize>>,
     blobs: BTreeSet<usize>,
+}
+
+impl Expected {
+    /// A tag that goes takes along what it has meant.
+    fn follow(&mut self) {
+        let tags = &self.tags;
+        self.meanings.retain(|name, _| tags.contains_key(name));
+    }
 }
 
 struct Model {
@@ -115,6 +125,10 @@ impl Model {
                 self.images[*number].manifests.insert(*document);
                 for name in tags {
                     self.images[*number].tags.insert(*name, (*document, None));
+                    let meanings = self.images[*number].meanings.entry(*name).or_default();
+                    if meanings.last() != Some(document) {
+                        meanings.push(*document);
+                    }
                 }
             }
             Step::DeleteManifest(number, document) => {
@@ -122,10 +136,12 @@ impl Model {
                 let deleted = image_of(store, *number).delete_manifest(digest).await.unwrap();
                 assert_eq!(deleted, self.images[*number].manifests.remove(document));
                 self.images[*number].tags.retain(|_, (meant, _)| meant != document);
+                self.images[*number].follow();
             }
             Step::DeleteTag(number, name) => {
                 let deleted = image_of(store, *number).delete_tag(&tag(*name)).await.unwrap();
                 assert_eq!(deleted, self.images[*number].tags.remove(name).is_some());
+                self.images[*number].follow();
             }
             Step::Touch(number, name, at) => {
                 image_of(store, *number)
@@ -251,6 +267,13 @@ impl Model {
         let tags: Vec<&str> = expected.tags.keys().map(|number| TAGS[*number]).collect();
         assert_eq!(image.tags(&Page::default()).await.unwrap().0, tags);
         for number in 0..TAGS.len() {
+            let meanings = image.history(&tag(number)).await.unwrap();
+            let meant = expected.meanings.get(&number).into_iter().flatten().rev();
+            let meant: Vec<&Digest> = meant.map(|meant| &self.documents[*meant].0.digest).collect();
+            assert_eq!(
+                meanings.iter().map(|meaning| &meaning.digest).collect::<Vec<_>>(),
+                meant
+            );
             let found = image.tag(&tag(number)).await.unwrap();
             let expected = expected.tags.get(&number);
             let digests = (
