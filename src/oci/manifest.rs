@@ -54,6 +54,20 @@ struct Written {
     annotations: Option<BTreeMap<String, String>>,
 }
 
+/// The fields of [`Written`].
+const FIELDS: [&str; 10] = [
+    "schemaVersion",
+    "mediaType",
+    "artifactType",
+    "config",
+    "layers",
+    "manifests",
+    "blobs",
+    "fsLayers",
+    "subject",
+    "annotations",
+];
+
 /// Why bytes are not a manifest we keep.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
@@ -63,6 +77,9 @@ pub enum ManifestError {
     /// An image and an index in one document: readers would disagree on what it is (CVE-2021-41190).
     #[error("the manifest is ambiguous: it has both `manifests` and `layers` or `config`")]
     Ambiguous,
+    /// A field that some readers take for another one: Go reads names without regard to case, and the last one counts.
+    #[error("the manifest is ambiguous: some readers take {0:?} for `{1}`")]
+    Misspelt(String, &'static str),
     /// The header and the document say different things.
     #[error("the Content-Type is {header} but the manifest's mediaType is {field}")]
     TypeMismatch {
@@ -116,6 +133,7 @@ impl Manifest {
     fn read(bytes: Bytes, header: Option<MediaType>, algorithm: Algorithm) -> Result<(Self, Contents), ManifestError> {
         let written: Written =
             serde_json::from_slice(&bytes).map_err(|error| ManifestError::Json(error.to_string()))?;
+        check_names(&bytes)?;
         if written.schema_version == Some(1) || written.fs_layers.is_some() {
             return Err(ManifestError::SchemaOne);
         }
@@ -184,6 +202,32 @@ impl Manifest {
     }
 }
 
+/// Refuses a name that is one of ours but for its case: whoever reads it as ours sees another image than we do.
+fn check_names(bytes: &[u8]) -> Result<(), ManifestError> {
+    #[expect(clippy::zero_sized_map_values, reason = "a set is not read from an object")]
+    let names: BTreeMap<String, serde::de::IgnoredAny> =
+        serde_json::from_slice(bytes).map_err(|error| ManifestError::Json(error.to_string()))?;
+    for name in names.into_keys() {
+        if let Some(field) = FIELDS
+            .into_iter()
+            .find(|field| *field != name && folded(field) == folded(&name))
+        {
+            return Err(ManifestError::Misspelt(name, field));
+        }
+    }
+    Ok(())
+}
+
+/// A name as Go compares it: the long s and the sign for Kelvin are letters of ASCII to it.
+fn folded(name: &str) -> String {
+    let letter = |c: char| match c {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        c => c.to_ascii_lowercase(),
+    };
+    name.chars().map(letter).collect()
+}
+
 /// The type of a document that does not name one, as image-spec allows.
 fn from_shape(written: &Written) -> Option<MediaType> {
     if written.manifests.is_some() {
@@ -246,6 +290,22 @@ mod tests {
             Err(ManifestError::SchemaOne)
         );
         assert_eq!(push("{}", None), Err(ManifestError::NoType));
+        for name in [
+            "Layers",
+            "LAYERS",
+            "layer\\u017f",
+            "\\u004cayers",
+            "Manifests",
+            "fslayers",
+            "mediatype",
+        ] {
+            let refused = push(&image(&format!(r#","{name}":null"#)), None);
+            assert!(
+                matches!(refused, Err(ManifestError::Misspelt(..))),
+                "{name}: {refused:?}"
+            );
+        }
+        assert!(push(&image(r#","layers2":[],"Other":1"#), None).is_ok());
         assert!(matches!(push("not json", None), Err(ManifestError::Json(_))));
     }
 

@@ -2,5 +2,6 @@
 
 mod asking;
 mod credentials;
+mod lies;
 mod redirects;
 mod way_out;
