@@ -80,6 +80,7 @@ pub(super) struct Sender {
     clients: Clients,
     repository: RepositoryKey,
     insecure: bool,
+    idle_timeout: Duration,
     metrics: Arc<Metrics>,
 }
 
@@ -96,6 +97,7 @@ impl Sender {
             clients,
             repository: repository.clone(),
             insecure: config.insecure,
+            idle_timeout: config.idle_timeout,
             metrics,
         })
     }
@@ -122,6 +124,7 @@ impl Sender {
                 inner,
                 url: request.url.clone(),
                 is_foreign: !is_home,
+                idle_timeout: self.idle_timeout,
             };
             let Some(next) = redirection(&response, self.insecure).map_err(Failure::last)? else {
                 return Ok(response);
@@ -181,6 +184,7 @@ pub(super) struct Response {
     pub(super) url: Url,
     /// Whether redirects led to another origin than the one that was asked.
     pub(super) is_foreign: bool,
+    idle_timeout: Duration,
 }
 
 impl Response {
@@ -204,12 +208,13 @@ impl Response {
 
     /// Content is kept as it is named by its digest: a body in another encoding than itself cannot be.
     pub(super) fn check_encoding(&self) -> Result<(), Error> {
-        match self.header(CONTENT_ENCODING.as_str()) {
-            None | Some("" | "identity") => Ok(()),
-            Some(_) => Err(Error::Lies(
-                "it compresses the body although it was asked not to".to_owned(),
-            )),
+        let is_identity = |value: &HeaderValue| value.is_empty() || value.as_bytes().eq_ignore_ascii_case(b"identity");
+        if self.headers().get_all(CONTENT_ENCODING).iter().all(is_identity) {
+            return Ok(());
         }
+        Err(Error::Lies(
+            "it compresses the body although it was asked not to".to_owned(),
+        ))
     }
 
     /// The next piece of the body. `None` at its end, which is the announced one: a shorter body is an error.
@@ -217,7 +222,7 @@ impl Response {
         self.inner.chunk().await.map_err(|error| Error::Broken(reason(&error)))
     }
 
-    /// The whole body, if it is not longer than `limit`.
+    /// The whole body, if it is not longer than `limit` and comes without a long pause.
     pub(super) async fn collect(mut self, limit: u64, deadline: Instant) -> Result<Bytes, Error> {
         self.check_encoding()?;
         let announced = self.length();
@@ -226,7 +231,8 @@ impl Response {
         }
         let mut body = BytesMut::new();
         loop {
-            let chunk = timeout_at(deadline, self.chunk())
+            let pause = Instant::now() + self.idle_timeout;
+            let chunk = timeout_at(deadline.min(pause), self.chunk())
                 .await
                 .map_err(|_| Error::Timeout("the end of the body"))??;
             let Some(chunk) = chunk else { break };

@@ -1,7 +1,9 @@
 //! The way there: addresses, redirects, credentials, headers.
 
 mod asking;
+mod compressed;
 mod credentials;
+mod garbage;
 mod lies;
 mod redirects;
 mod way_out;
