@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use entrepot::upstream::Upstream;
+use entrepot::upstream::{Range, Upstream};
 
 use super::asking::{asking, blob, image, manifest};
 use crate::support::upstream::{ALWAYS, Act, Image, Server, noise, remote};
@@ -171,7 +171,7 @@ impl Stage {
         let begin = Instant::now();
         let answer = manifest(upstream, "a", "v1").await;
         assert!(answer.is_err(), "{case}: {answer:?}");
-        match upstream.blob(&image("a"), &put.layers[0], 0).await {
+        match upstream.blob(&image("a"), &put.layers[0], Range::from(0), None).await {
             Ok(None) => panic!("{case}: an absence"),
             Err(_) => {}
             Ok(Some(mut stream)) => {
