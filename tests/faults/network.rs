@@ -6,4 +6,5 @@ mod credentials;
 mod garbage;
 mod lies;
 mod redirects;
+mod token_endpoint;
 mod way_out;
