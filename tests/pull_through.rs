@@ -21,6 +21,14 @@ use futures_util::future::join_all;
 use support::remote::{MIB, Remote, again, drain, image, key, pulling, reference, until};
 use support::upstream::{ALWAYS, Act, Gate, Server, digest, noise, remote};
 
+/// A remote that does not remember what is not there: here every question is to be asked.
+fn forgetful(server: &Server) -> RemoteConfig {
+    RemoteConfig {
+        negative_ttl: Duration::ZERO,
+        ..remote(server)
+    }
+}
+
 fn is_lie(error: &Error) -> bool {
     matches!(error.upstream(), Some(upstream::Error::Lies(_)))
 }
@@ -286,7 +294,7 @@ async fn what_another_image_brought_is_not_given_away() {
     let server = Server::start().await;
     let blob = noise(MIB, 18);
     let digest = server.put_blob("private", &blob);
-    let remote = pulling(&remote(&server)).await;
+    let remote = pulling(&forgetful(&server)).await;
     remote.whole("private", &digest).await.unwrap();
 
     assert!(remote.blob("public", &digest).await.unwrap().is_none());
@@ -324,7 +332,7 @@ async fn a_fetch_under_way_is_joined_by_another_image_only_with_upstreams_leave(
     let digest = server.put_blob("a", &blob);
     let gate = Gate::new();
     server.on("GET /v2/a/blobs/", 1, [Act::HoldAfter(MIB / 2, gate.clone())]);
-    let remote = pulling(&remote(&server)).await;
+    let remote = pulling(&forgetful(&server)).await;
     let mut first = remote.arriving("a", &digest).await;
 
     assert!(remote.blob("b", &digest).await.unwrap().is_none());
@@ -386,7 +394,14 @@ async fn a_tag_is_asked_for_when_its_time_is_over_and_by_head() {
         ..
     } = remote_fresh;
     let remote = Remote {
-        cache: again(&impatient(&server), &store, &metrics),
+        cache: again(
+            &RemoteConfig {
+                negative_ttl: Duration::ZERO,
+                ..impatient(&server)
+            },
+            &store,
+            &metrics,
+        ),
         store,
         metrics,
         directory,

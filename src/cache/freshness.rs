@@ -3,6 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use crate::config::RemoteConfig;
+use crate::oci::Digest;
+use crate::store::Move;
+
+/// How many moves of a tag are held back at once.
+const MOVES: usize = 20;
 
 /// What to do with a stored copy of what a tag meant. (A digest always means the same: its copy is served.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +27,18 @@ pub(super) enum Step {
 pub(super) struct Freshness {
     tag_ttl: Duration,
     stale_if_error: Option<Duration>,
+    hold: Duration,
+}
+
+/// What to do about a tag that upstream says to mean something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Course {
+    /// What the tag is to mean here from now on; `None`, what it means.
+    pub(super) follow: Option<Digest>,
+    /// The moves that it has not followed then, the oldest first.
+    pub(super) moves: Vec<Move>,
+    /// Whether the last of them was not known.
+    pub(super) is_news: bool,
 }
 
 impl Freshness {
@@ -30,6 +47,7 @@ impl Freshness {
             tag_ttl: config.tag_ttl,
             // Who is never asked does not fail: what is here counts for as long as it is so.
             stale_if_error: if config.offline { None } else { config.stale_if_error },
+            hold: config.hold,
         }
     }
 
@@ -44,6 +62,42 @@ impl Freshness {
         }
     }
 
+    /// What to do about a tag that means `here` in our copy and `upstream` there. Each move is followed when `hold` is
+    /// over since it was first seen, one that comes later has its own time; a tag that is back where it was has not
+    /// moved.
+    pub(super) fn course(&self, here: &Digest, moves: &[Move], upstream: &Digest, now: SystemTime) -> Course {
+        if here == upstream {
+            return Course {
+                follow: None,
+                moves: Vec::new(),
+                is_news: false,
+            };
+        }
+        let is_news = moves.last().is_none_or(|last| last.to != *upstream);
+        let mut moves: Vec<Move> = moves.iter().map(|known| known.seen_before(now)).collect();
+        if is_news {
+            // When there are too many, the older ones stay: a tag that moves all the time is followed all the same.
+            moves.truncate(MOVES - 1);
+            let to = upstream.clone();
+            moves.push(Move { to, seen: now });
+        }
+        let due = moves.iter().rposition(|known| self.is_due(known, now));
+        let follow = due
+            .map(|due| moves.drain(..=due).next_back().map(|last| last.to))
+            .unwrap_or_default();
+        Course { follow, moves, is_news }
+    }
+
+    /// Whether a move that was held back is to be followed.
+    pub(super) fn is_due(&self, held: &Move, now: SystemTime) -> bool {
+        now.duration_since(held.seen).is_ok_and(|since| since >= self.hold)
+    }
+
+    /// When a move that is held back will be followed, at the latest question after it.
+    pub(super) fn due(&self, held: &Move) -> Option<SystemTime> {
+        held.seen.checked_add(self.hold)
+    }
+
     fn may_stand_in(&self, age: Duration) -> bool {
         self.stale_if_error
             .is_none_or(|longest| age <= self.tag_ttl.saturating_add(longest))
@@ -52,6 +106,16 @@ impl Freshness {
     /// The age to tell of a copy whose age is not known: it is past its time, by how much nobody knows.
     pub(super) fn told(&self, age: Option<Duration>) -> Duration {
         age.unwrap_or(self.tag_ttl)
+    }
+}
+
+impl Move {
+    /// The same, but not seen in the future: a clock that was put back must not hold a tag for longer than it is meant.
+    fn seen_before(&self, now: SystemTime) -> Self {
+        Self {
+            to: self.to.clone(),
+            seen: self.seen.min(now),
+        }
     }
 }
 
@@ -71,6 +135,7 @@ mod tests {
         Freshness {
             tag_ttl: Duration::from_secs(tag_ttl),
             stale_if_error: stale_if_error.map(Duration::from_secs),
+            hold: Duration::ZERO,
         }
     }
 
@@ -125,6 +190,51 @@ mod tests {
             let (young, old) = (ages.0.min(ages.1), ages.0.max(ages.1));
             let step = |age| policy.step(Some(Duration::from_secs(age)), in_trouble);
             prop_assert!(rank(step(young)) <= rank(step(old)));
+        }
+
+        /// Of a tag that is asked for every second.
+        #[test]
+        fn a_tag_is_followed_after_the_hold_and_not_before(
+            hold in 0..50_usize,
+            said in prop::collection::vec(0..3_u8, 1..200),
+        ) {
+            let policy = Freshness { hold: Duration::from_secs(hold as u64), ..freshness(0, None) };
+            let digests: Vec<Digest> = said.iter().map(|byte| Digest::of(crate::oci::Algorithm::Sha256, &[*byte])).collect();
+            let at = |second: usize| SystemTime::UNIX_EPOCH + Duration::from_secs(second as u64);
+            let mut here = digests[0].clone();
+            let mut moves: Vec<Move> = Vec::new();
+            for (second, upstream) in digests.iter().enumerate() {
+                let course = policy.course(&here, &moves, upstream, at(second));
+                prop_assert!(course.moves.iter().all(|held| !policy.is_due(held, at(second))));
+                if let Some(to) = course.follow {
+                    prop_assert!(digests[..=second - hold].contains(&to), "it was there that long ago");
+                    here = to;
+                }
+                moves = course.moves;
+                prop_assert!(moves.len() <= MOVES);
+                if second >= hold && digests[second - hold..=second].iter().all(|said| said == upstream) {
+                    prop_assert_eq!(&here, upstream, "it has meant nothing else for so long");
+                }
+            }
+        }
+
+        #[test]
+        fn a_move_is_held_for_its_time_and_no_longer(hold in 1..1000_u64, asked in 0..3000_u64, back in 0..3000_u64) {
+            let policy = Freshness { hold: Duration::from_secs(hold), ..freshness(0, None) };
+            let digest = |byte: u8| Digest::of(crate::oci::Algorithm::Sha256, &[byte]);
+            let at = |second: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(10_000 + second);
+            let (one, two) = (digest(1), digest(2));
+            let seen = policy.course(&one, &[], &two, at(0));
+            prop_assert!(seen.is_news && seen.follow.is_none());
+            let later = policy.course(&one, &seen.moves, &two, at(asked));
+            prop_assert_eq!(later.follow.is_some(), asked >= hold);
+            prop_assert!(!later.is_news);
+            prop_assert_eq!(policy.course(&one, &seen.moves, &one, at(asked)).moves, Vec::new());
+            // With a clock that was put back it is held anew, once.
+            let again = policy.course(&one, &seen.moves, &two, at(0) - Duration::from_secs(back + 1));
+            prop_assert!(again.follow.is_none());
+            let then = policy.course(&one, &again.moves, &two, at(0) - Duration::from_secs(back + 1) + Duration::from_secs(hold));
+            prop_assert_eq!(then.follow, Some(two));
         }
 
         #[test]

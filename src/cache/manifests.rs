@@ -1,5 +1,6 @@
 //! Manifests through a remote.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::timeout;
@@ -10,13 +11,15 @@ use super::negative::What;
 use super::{Answer, Cached, Error, Inner, Outcome};
 use crate::oci::manifest::Contents;
 use crate::oci::{Digest, ImageName, Manifest, Reference, Tag};
-use crate::upstream;
+use crate::store::{Move, TagRecord};
 
 /// What upstream said, and what is now stored.
 #[derive(Clone, Debug)]
 pub(super) enum Told {
     /// The tag still means this.
     Same(Digest),
+    /// The tag has moved, and is held at this.
+    Held(Digest, Arc<[Move]>),
     /// It is this.
     Is(Manifest),
     /// There is none.
@@ -29,25 +32,21 @@ type Question = Flight<Result<Told, Error>>;
 struct Held {
     manifest: Manifest,
     age: Option<Duration>,
+    moves: Arc<[Move]>,
 }
 
 impl Inner {
     pub(super) async fn manifest(&self, image: &ImageName, reference: &Reference) -> Answer<Manifest> {
         let tag = match reference {
             Reference::Tag(tag) => tag,
-            Reference::Digest(digest) => {
-                // What a digest means cannot change: nobody is asked.
-                if let Some(manifest) = self.here(image).manifest(digest).await? {
-                    return Ok(Some(Cached::hit(manifest)));
-                }
-                if self.is_absent(image, reference) {
-                    return Ok(None);
-                }
-                let told = self.ask(image, reference).await?;
-                return self.accept(image, None, told).await;
-            }
+            Reference::Digest(digest) => return self.by_digest(image, digest).await,
         };
-        let Some(held) = self.held(image, tag).await? else {
+        let record = self.here(image).tag(tag).await?;
+        if let Some(pinned) = record.as_ref().filter(|record| record.pinned) {
+            // What it means is not upstream's to say.
+            return self.by_digest(image, &pinned.digest).await;
+        }
+        let Some(held) = self.held(image, record).await? else {
             if self.is_absent(image, reference) {
                 return Ok(None);
             }
@@ -75,14 +74,32 @@ impl Inner {
         }
     }
 
+    /// What a digest means cannot change: if it is here, nobody is asked.
+    pub(super) async fn by_digest(&self, image: &ImageName, digest: &Digest) -> Answer<Manifest> {
+        if let Some(manifest) = self.here(image).manifest(digest).await? {
+            return Ok(Some(Cached::hit(manifest)));
+        }
+        let reference = Reference::Digest(digest.clone());
+        if self.is_absent(image, &reference) {
+            return Ok(None);
+        }
+        let told = self.ask(image, &reference).await?;
+        self.accept(image, None, told).await
+    }
+
     pub(super) async fn cached_manifest(&self, image: &ImageName, reference: &Reference) -> Answer<Manifest> {
         let tag = match reference {
             Reference::Tag(tag) => tag,
             Reference::Digest(digest) => return Ok(self.here(image).manifest(digest).await?.map(Cached::hit)),
         };
-        let Some(held) = self.held(image, tag).await? else {
+        let record = self.here(image).tag(tag).await?;
+        let is_pinned = record.as_ref().is_some_and(|record| record.pinned);
+        let Some(held) = self.held(image, record).await? else {
             return Ok(None);
         };
+        if is_pinned {
+            return Ok(Some(Cached::hit(held.manifest)));
+        }
         if self.freshness.step(held.age, true) == Step::Serve {
             return Ok(Some(self.fresh(held)));
         }
@@ -95,29 +112,51 @@ impl Inner {
         self.negative.knows(image, &What::Manifest(reference.clone()))
     }
 
-    async fn held(&self, image: &ImageName, tag: &Tag) -> Result<Option<Held>, Error> {
-        let here = self.here(image);
-        let Some(record) = here.tag(tag).await? else {
-            return Ok(None);
-        };
-        let manifest = here.manifest(&record.digest).await?;
-        let age = freshness::age(record.verified, SystemTime::now());
-        Ok(manifest.map(|manifest| Held { manifest, age }))
+    async fn held(&self, image: &ImageName, record: Option<TagRecord>) -> Result<Option<Held>, Error> {
+        let Some(record) = record else { return Ok(None) };
+        let manifest = self.here(image).manifest(&record.digest).await?;
+        let now = SystemTime::now();
+        // Past its time is also what has been held back for long enough.
+        let is_due = record.moves.iter().any(|held| self.freshness.is_due(held, now));
+        let age = freshness::age(record.verified, now).filter(|_| !is_due);
+        Ok(manifest.map(|manifest| Held {
+            manifest,
+            age,
+            moves: record.moves,
+        }))
     }
 
     fn fresh(&self, held: Held) -> Cached<Manifest> {
         Cached {
             age: self.freshness.told(held.age),
+            warning: self.held_back(&held.moves),
             ..Cached::hit(held.manifest)
         }
     }
 
     fn stale(&self, held: Held, why: &str) -> Cached<Manifest> {
+        let mut warning = self.told(why, held.age);
+        if let Some(held_back) = self.held_back(&held.moves) {
+            warning = format!("{warning}; {held_back}");
+        }
         Cached {
             age: self.freshness.told(held.age),
-            warning: Some(self.told(why, held.age)),
+            warning: Some(warning),
             ..Cached::now(held.manifest, Outcome::Stale)
         }
+    }
+
+    /// Says of a tag that is held at what it was where it has moved to, and when it will follow.
+    fn held_back(&self, moves: &[Move]) -> Option<String> {
+        let (first, last) = (moves.first()?, moves.last()?);
+        let until = self.freshness.due(first).map_or_else(
+            || "for ever".to_owned(),
+            |due| format!("until {}", httpdate::fmt_http_date(due)),
+        );
+        Some(super::printable(&format!(
+            "{} has moved this tag to {}; it is held at what it was {until}",
+            self.host, last.to
+        )))
     }
 
     /// Waits a moment for upstream; then the copy is served, and the question goes on.
@@ -157,6 +196,13 @@ impl Inner {
         Ok(match told {
             Told::Gone => None,
             Told::Is(manifest) => Some(Cached::miss(manifest)),
+            Told::Held(digest, moves) => {
+                let manifest = self.here(image).manifest(&digest).await?;
+                manifest.map(|manifest| Cached {
+                    warning: self.held_back(&moves),
+                    ..Cached::now(manifest, Outcome::Revalidated)
+                })
+            }
             Told::Same(digest) => match held {
                 Some(held) if held.manifest.digest == digest => Some(Cached::now(held.manifest, Outcome::Revalidated)),
                 // The question was asked by somebody who held something else than we did a moment before.
@@ -195,44 +241,8 @@ impl Inner {
         }))
     }
 
-    /// Asks what a tag means: by HEAD if there is a copy, which registries do not count as a pull.
-    async fn ask_for_tag(&self, image: &ImageName, tag: &Tag) -> Result<Told, Error> {
-        let reference = Reference::Tag(tag.clone());
-        let held = match self.here(image).tag(tag).await? {
-            Some(record) => self.here(image).manifest(&record.digest).await?,
-            None => None,
-        };
-        let Some(held) = held else {
-            return self.get(image, &reference, std::slice::from_ref(tag)).await;
-        };
-        let asked = SystemTime::now();
-        match self.upstream.head_manifest(image, &reference).await {
-            Ok(Some(told)) if told.digest.as_ref() == Some(&held.digest) => {
-                self.judge(Ok(()))?;
-                self.here(image).touch_tag(tag, asked).await?;
-                return Ok(Told::Same(held.digest));
-            }
-            Ok(Some(upstream::Head {
-                digest: Some(digest), ..
-            })) => {
-                let moved = Reference::Digest(digest);
-                let told = self.get(image, &moved, std::slice::from_ref(tag)).await?;
-                if !matches!(told, Told::Gone) {
-                    return Ok(told);
-                }
-            }
-            // Some registries answer a HEAD with less than a GET: without a digest, or with 403, 404 or 405.
-            Ok(_) | Err(upstream::Error::Unexpected { .. } | upstream::Error::Refused { status: 403 }) => {}
-            Err(error) => return self.judge(Err(error)),
-        }
-        match self.get(image, &reference, std::slice::from_ref(tag)).await? {
-            Told::Is(manifest) if manifest.digest == held.digest => Ok(Told::Same(held.digest)),
-            told => Ok(told),
-        }
-    }
-
     /// Fetches a manifest and stores it, as what these tags mean.
-    async fn get(&self, image: &ImageName, reference: &Reference, tags: &[Tag]) -> Result<Told, Error> {
+    pub(super) async fn get(&self, image: &ImageName, reference: &Reference, tags: &[Tag]) -> Result<Told, Error> {
         let asked = SystemTime::now();
         let answer = self.upstream.manifest(image, reference).await;
         let Some((manifest, contents)) = self.judge(answer)? else {
@@ -246,7 +256,7 @@ impl Inner {
         Ok(Told::Is(manifest))
     }
 
-    async fn put(
+    pub(super) async fn put(
         &self,
         image: &ImageName,
         manifest: &Manifest,
@@ -255,11 +265,7 @@ impl Inner {
         asked: SystemTime,
     ) -> Result<(), Error> {
         let here = self.here(image);
-        here.put_manifest(manifest, contents, tags).await?;
-        for tag in tags {
-            here.touch_tag(tag, asked).await?;
-        }
-        Ok(())
+        Ok(here.put_pulled(manifest, contents, tags, asked, &self.host).await?)
     }
 
     fn remember_sizes(&self, image: &ImageName, contents: &Contents) {

@@ -17,9 +17,11 @@ mod flight;
 mod freshness;
 mod lists;
 mod manifests;
+mod moved;
 mod negative;
 mod outage;
 mod scope;
+mod tags;
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -43,6 +45,7 @@ use scope::Scope;
 pub use crate::telemetry::metrics::Outcome;
 pub use download::Follower;
 pub use error::Error;
+pub use tags::Known;
 
 /// How many sizes that manifests gave for blobs are remembered.
 const SIZES: u64 = 20_000;
@@ -254,6 +257,37 @@ impl PullThrough {
     /// The one name of an image, if this remote is for it.
     fn admitted(&self, image: &ImageName) -> Option<ImageName> {
         Some(self.0.upstream.canonical(image)).filter(|image| self.0.scope.admits(image))
+    }
+
+    /// What a tag means here, and has meant. Asks nobody.
+    pub async fn known(&self, image: &ImageName, tag: &Tag) -> crate::oci::Answer<Known, Error> {
+        match self.admitted(image) {
+            Some(image) => self.0.known(&image, tag).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Lets a tag mean a digest until it is unpinned; without one, what it means here, or else upstream. `None` when
+    /// there is no such tag or manifest. `origin` is what its history says of it.
+    pub async fn pin(
+        &self,
+        image: &ImageName,
+        tag: &Tag,
+        to: Option<&Digest>,
+        origin: &'static str,
+    ) -> crate::oci::Answer<Digest, Error> {
+        match self.admitted(image) {
+            Some(image) => self.0.pin(&image, tag, to, origin).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Lets a tag mean again what upstream says. False when it was not pinned.
+    pub async fn unpin(&self, image: &ImageName, tag: &Tag) -> Result<bool, Error> {
+        match self.admitted(image) {
+            Some(image) => Ok(self.0.here(&image).unpin(tag).await?),
+            None => Ok(false),
+        }
     }
 
     /// Something of an image was pushed: that upstream did not have it counts no more.

@@ -183,6 +183,12 @@ impl Manifest {
         ))
     }
 
+    /// What it says, read once more: for one that is stored and was sound when it came.
+    pub fn contents(&self) -> Result<Contents, ManifestError> {
+        let media_type = Some(self.media_type.clone());
+        Self::read(self.bytes.clone(), media_type, self.digest.algorithm()).map(|(_, contents)| contents)
+    }
+
     /// How long the document is, in bytes.
     pub fn size(&self) -> u64 {
         self.bytes.len() as u64
@@ -260,8 +266,9 @@ mod tests {
         let (manifest, contents) = push(&image(""), None).expect("an image");
         assert_eq!(manifest.media_type.as_str(), media_type::OCI_MANIFEST);
         assert_eq!(contents.artifact_type.as_deref(), Some("application/vnd.example+json"));
-        let (manifest, _) = push(&image(""), Some(media_type::DOCKER_MANIFEST)).expect("an image");
+        let (manifest, contents) = push(&image(""), Some(media_type::DOCKER_MANIFEST)).expect("an image");
         assert_eq!(manifest.media_type.as_str(), media_type::DOCKER_MANIFEST);
+        assert_eq!(manifest.contents(), Ok(contents));
         let (manifest, contents) = push(r#"{"manifests":[]}"#, None).expect("an index");
         assert!(manifest.media_type.is_index());
         assert_eq!(contents.artifact_type, None);

@@ -77,6 +77,7 @@ pub struct Metrics {
     upstream_requests: IntCounterVec,
     upstream_bytes: IntCounterVec,
     coalesced: IntCounterVec,
+    tags_moved: IntCounterVec,
     fetches: IntGaugeVec,
     index_rebuilds: IntCounterVec,
     uploads: IntGauge,
@@ -159,6 +160,11 @@ impl Metrics {
                 "entrepot_coalesced_requests_total",
                 "Pulls that joined a fetch already under way.",
                 &["repository"],
+            )?,
+            tags_moved: add.counters(
+                "entrepot_tags_moved_total",
+                "Tags seen to have moved upstream: those that look like a version, and others.",
+                &["repository", "kind"],
             )?,
             fetches: add.gauges("entrepot_fetches", "Fetches of blobs under way.", &["repository"])?,
             index_rebuilds: add.counters(
@@ -290,6 +296,12 @@ impl Metrics {
     /// A pull joined a fetch that another one had begun.
     pub fn joined(&self, repository: &str) {
         self.coalesced.with_label_values(&[repository]).inc();
+    }
+
+    /// A tag was seen to have moved upstream.
+    pub fn tag_moved(&self, repository: &str, is_version: bool) {
+        let kind = if is_version { "version" } else { "other" };
+        self.tags_moved.with_label_values(&[repository, kind]).inc();
     }
 
     /// A fetch of a blob begins; dropping the guard ends it.

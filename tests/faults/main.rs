@@ -14,4 +14,5 @@ mod policy;
 mod space;
 #[path = "../support/mod.rs"]
 mod support;
+mod tags;
 mod trouble;
