@@ -141,7 +141,7 @@ impl Partials {
     }
 
     /// What there is of a digest, if it is what its note says. Reads all of it.
-    pub(super) fn reopen(&self, name: &Name) -> io::Result<Option<(Growing, Notes)>> {
+    pub(super) fn reopen(name: &Name) -> io::Result<Option<(Growing, Notes)>> {
         let path = name.path();
         let Some((written, expected)) = read_note(&name.note()) else {
             return Ok(None);

@@ -58,7 +58,7 @@ impl SpoolFile {
         let Some(name) = partials.claim(digest) else {
             return Ok(None);
         };
-        let reopened = partials.reopen(&name).map_err(Error::disk(&name.path()))?;
+        let reopened = Partials::reopen(&name).map_err(Error::disk(&name.path()))?;
         Ok(reopened.map(|(growing, notes)| {
             let mut scrap = Scrap::named(name);
             scrap.park();

@@ -111,7 +111,7 @@ fn bytes_that_are_not_what_was_noted_are_not_gone_on_with() {
                 .open(part)
                 .unwrap()
                 .write_all_at(b"!", 9)
-                .unwrap()
+                .unwrap();
         },
         |part| File::options().write(true).open(part).unwrap().set_len(1000).unwrap(),
         |part| fs::write(part.with_extension("note"), "nonsense").unwrap(),
