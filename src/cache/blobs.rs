@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use super::download::Arrival;
+use super::download::{Arrival, Follower};
 use super::fetch::Task;
 use super::negative::What;
+use super::passage::Rest;
+use super::source::Source;
 use super::{Answer, Blob, Cached, Error, Inner};
 use crate::oci::{self, Digest, ImageName};
 use crate::store::BlobFile;
@@ -23,6 +25,8 @@ pub(super) struct Fetch {
     image: ImageName,
     /// The images that may have it too, as upstream has said meanwhile.
     also: Arc<Mutex<HashSet<ImageName>>>,
+    /// Nobody had asked for it when it was begun.
+    is_ahead: bool,
     state: watch::Receiver<State>,
 }
 
@@ -37,6 +41,8 @@ pub(super) enum State {
     Failed(Error),
     /// It is on its way, or has come, or has failed on its way: the arrival tells.
     Arriving(Arrival),
+    /// It is on its way, but there is no room for it here: this is where everybody can have it.
+    Unkept(Rest),
 }
 
 impl Inner {
@@ -50,7 +56,7 @@ impl Inner {
                 Some(fetch) => (fetch, true),
                 None => match self.store.open_blob(digest).await? {
                     Some(file) => return self.adopt(image, digest, file, is_allowed).await,
-                    None => self.fetch(image, digest)?,
+                    None => self.fetch(image, digest, false)?,
                 },
             };
             if fetch.image != *image {
@@ -116,7 +122,7 @@ impl Inner {
     }
 
     /// Joins the fetch that is under way, or begins it for this image.
-    fn fetch(&self, image: &ImageName, digest: &Digest) -> Result<(Fetch, bool), Error> {
+    pub(super) fn fetch(&self, image: &ImageName, digest: &Digest, is_ahead: bool) -> Result<(Fetch, bool), Error> {
         self.check_online()?;
         let inner = self.myself.upgrade().ok_or(Error::Lost)?;
         Ok(self.fetches.join_or_start(digest, |room| {
@@ -124,13 +130,17 @@ impl Inner {
             let fetch = Fetch {
                 image: image.clone(),
                 also: Arc::default(),
+                is_ahead,
                 state: told,
             };
             let task = Task {
-                inner,
-                digest: digest.clone(),
-                image: image.clone(),
+                source: Source {
+                    inner,
+                    image: image.clone(),
+                    digest: digest.clone(),
+                },
                 also: Arc::clone(&fetch.also),
+                is_ahead,
             };
             tokio::spawn(task.run(room, tell));
             fetch
@@ -146,21 +156,35 @@ impl Fetch {
     }
 
     /// Waits until there is something to read, or nothing to wait for. `None` if it came to nothing for another image,
-    /// which says nothing about this one.
+    /// or with what nobody else had a use for: that says nothing about this one.
     async fn answer(&self, image: &ImageName) -> Option<Answer<Blob>> {
+        let mut follower = match self.begun().await {
+            State::Arriving(mut arrival) => match arrival.settle_if_small().await {
+                Ok(()) => arrival.follow(),
+                Err(error) => return Some(Err(error)),
+            },
+            State::Unkept(rest) => Follower::of(&rest),
+            _ if self.image != *image => return None,
+            State::Failed(_) if self.is_ahead => return None,
+            State::Failed(error) => return Some(Err(error)),
+            State::Absent | State::Asking => return Some(Ok(None)),
+        };
+        let settled = follower.settle_if_small().await;
+        Some(settled.map(|()| Some(Cached::miss(Blob::Arriving(follower)))))
+    }
+
+    /// Waits until upstream has answered.
+    pub(super) async fn begun(&self) -> State {
         let mut state = self.state.clone();
-        let state = state
+        state
             .wait_for(|state| !matches!(state, State::Asking))
             .await
-            .map_or(State::Failed(Error::Lost), |state| state.clone());
-        match state {
-            State::Arriving(mut arrival) => Some(match arrival.settle_if_small().await {
-                Ok(()) => Ok(Some(Cached::miss(Blob::Arriving(arrival.follow())))),
-                Err(error) => Err(error),
-            }),
-            _ if self.image != *image => None,
-            State::Failed(error) => Some(Err(error)),
-            State::Absent | State::Asking => Some(Ok(None)),
-        }
+            .map_or(State::Failed(Error::Lost), |state| state.clone())
+    }
+
+    /// Waits until its task is over.
+    pub(super) async fn over(&self) {
+        let mut state = self.state.clone();
+        while state.changed().await.is_ok() {}
     }
 }

@@ -2,44 +2,55 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use bytes::Buf as _;
 use tokio::sync::watch;
-use tokio::time::sleep;
 
+use super::Error;
 use super::blobs::{Fetch, State};
+use super::crew::{Crew, Stop};
 use super::download::{Arrival, Download};
 use super::flight::Landing;
-use super::{Error, Inner};
+use super::passage::Rest;
+use super::source::{Source, is_about_ranges};
 use crate::oci::{self, Digest, ImageName};
-use crate::store::{self, VerifiedFile};
+use crate::store::{self, Reservation, SpoolFile, VerifiedFile};
 use crate::upstream::{self, BlobStream, Range};
 
-/// How often a blob is taken up again without getting much further.
-const SETBACKS: u32 = 5;
-/// What counts as getting further.
-const HEADWAY: u64 = 256 * 1024;
-/// The pause before a blob is taken up for the second time without headway; it doubles. The first time has none.
-const PAUSE: Duration = Duration::from_millis(200);
 /// The longest blob that is taken. Without this, one without end would end with the disk.
-const LONGEST: u64 = 128 << 30;
+pub(super) const LONGEST: u64 = 128 << 30;
+
 /// The part of a fetch that its task has.
 pub(super) struct Task {
-    pub(super) inner: Arc<Inner>,
-    pub(super) digest: Digest,
-    /// The image that it was begun for.
-    pub(super) image: ImageName,
+    /// The blob, as the image has it that it was begun for.
+    pub(super) source: Source,
     /// The images that may have it too, as upstream has said meanwhile.
     pub(super) also: Arc<Mutex<HashSet<ImageName>>>,
+    /// Whether nobody has asked for it yet: it takes only what is spare.
+    pub(super) is_ahead: bool,
+}
+
+/// A blob that has begun to arrive.
+struct Begun {
+    stream: BlobStream,
+    total: Option<u64>,
+    /// What has arrived of it before.
+    resumed: Option<SpoolFile>,
+}
+
+/// A blob that is being kept.
+struct Kept {
+    stream: BlobStream,
+    download: Download,
+    arrival: Arrival,
+    reservation: Reservation,
 }
 
 impl Task {
     /// The whole of a fetch. Whatever its end, first the room for the next one, then the news: who comes after a
     /// failure begins anew.
     pub(super) async fn run(self, room: Landing<Digest, Fetch>, tell: watch::Sender<State>) {
-        let _counted = self.inner.metrics.fetch_begins(self.inner.key.as_str());
-        let (stream, download, arrival) = match self.begin().await {
+        let _counted = self.source.inner.metrics.fetch_begins(self.source.inner.key.as_str());
+        let begun = match self.begin().await {
             Ok(Some(begun)) => begun,
             Ok(None) => {
                 drop(room);
@@ -52,157 +63,190 @@ impl Task {
                 return;
             }
         };
-        let ending = download.ending();
-        tell.send_replace(State::Arriving(arrival));
-        match self.fill(stream, download).await {
-            Ok(verified) => {
-                let size = verified.size();
-                self.keep(verified).await;
+        match self.make_room(begun).await {
+            Ok(kept) => self.fill(kept, room, &tell).await,
+            Err(rest) => {
                 drop(room);
-                ending.complete(size);
-            }
-            Err(error) => {
-                // Those who read it have had their status line: this is the only place to say why it broke off.
-                tracing::warn!(
-                    repository = %self.inner.key,
-                    image = %self.image,
-                    digest = %self.digest,
-                    %error,
-                    "a blob could not be fetched to its end"
-                );
-                drop(room);
-                ending.fail(error);
+                tell.send_replace(State::Unkept(rest));
             }
         }
     }
 
-    /// Asks, and makes room on the disk once upstream has begun to answer.
-    async fn begin(&self) -> oci::Answer<(BlobStream, Download, Arrival), Error> {
-        let answer = self
-            .inner
-            .upstream
-            .blob(&self.image, &self.digest, Range::default(), None)
-            .await;
-        let Some(stream) = self.inner.judge(answer)? else {
+    /// Asks for what is not here of it.
+    async fn begin(&self) -> oci::Answer<Begun, Error> {
+        let inner = &self.source.inner;
+        let mut resumed = inner.store.resume(&self.source.digest).await.unwrap_or_else(|error| {
+            tracing::warn!(digest = %self.source.digest, %error, "what there is of a blob cannot be gone on with");
+            None
+        });
+        let mut answer = self.ask(resumed.as_ref().map_or(0, SpoolFile::written)).await;
+        if let Some(part) = resumed.take_if(|part| does_not_go_on(&answer, part.written())) {
+            part.discard();
+            answer = self.ask(0).await;
+        }
+        let Some(stream) = answer? else {
             return Ok(None);
         };
-        let listed = self.inner.sizes.get(&(self.image.clone(), self.digest.clone()));
-        let total = match (stream.total(), listed) {
+        let total = self.length(&stream)?;
+        Ok(Some(Begun { stream, total, resumed }))
+    }
+
+    async fn ask(&self, from: u64) -> oci::Answer<BlobStream, Error> {
+        if self.is_ahead {
+            self.source.ask_spare(Range::from(from)).await
+        } else {
+            self.source.ask(Range::from(from), None).await
+        }
+    }
+
+    /// How long it is, if anybody says; an error if that cannot be.
+    fn length(&self, stream: &BlobStream) -> Result<Option<u64>, Error> {
+        let Source { inner, image, digest } = &self.source;
+        let total = match (stream.total(), inner.sizes.get(&(image.clone(), digest.clone()))) {
             (Some(total), Some(listed)) if total != listed => {
-                return Err(self.inner.lie("it gives a blob another length than the manifest does"));
+                return Err(inner.lie("it gives a blob another length than the manifest does"));
             }
             (total, listed) => total.or(listed),
         };
         if total.is_some_and(|total| total > LONGEST) {
-            return Err(self.inner.wrap(upstream::Error::TooLarge { limit: LONGEST }));
+            return Err(inner.wrap(upstream::Error::TooLarge { limit: LONGEST }));
         }
-        if total == Some(0) && !self.digest.is_of_nothing() {
-            return Err(self.inner.lie("it sends nothing for a digest of something"));
+        if total == Some(0) && !digest.is_of_nothing() {
+            return Err(inner.lie("it sends nothing for a digest of something"));
         }
-        let spool = self.inner.store.spool(self.digest.algorithm()).await?;
-        let (download, arrival) = Download::begin(spool, total);
-        Ok(Some((stream, download, arrival)))
+        Ok(total)
     }
 
-    /// Gets all of it, over as many connections as it takes, and sees whether it is what it should be.
-    async fn fill(&self, mut stream: BlobStream, mut download: Download) -> Result<VerifiedFile, Error> {
-        let mut setbacks = Setbacks::default();
-        while let Err(error) = self.pour(stream, &mut download).await {
-            stream = self.take_up(error, &download, &mut setbacks).await?;
+    /// Finds room for it in the store. Without, it can only be passed on.
+    async fn make_room(&self, begun: Begun) -> Result<Kept, Rest> {
+        let Begun { stream, total, resumed } = begun;
+        let Source { inner, digest, .. } = &self.source;
+        let room = async {
+            let reservation = inner.store.reserve(&inner.key, total).await?;
+            let spool = match resumed {
+                Some(part) => part,
+                None => inner.store.spool_for(digest).await?,
+            };
+            Ok((reservation, spool))
+        };
+        match room.await {
+            Ok((reservation, spool)) => {
+                let (download, arrival) = Download::begin(spool, total);
+                Ok(Kept {
+                    stream,
+                    download,
+                    arrival,
+                    reservation,
+                })
+            }
+            Err(error) => {
+                self.is_not_kept(&error).await;
+                Err(Rest {
+                    source: self.source.clone(),
+                    total,
+                    from: 0,
+                    hasher: digest.algorithm().hasher(),
+                    begun: Arc::new(Mutex::new(Some(stream).filter(|stream| stream.start() == 0))),
+                })
+            }
         }
-        match download.verify(&self.digest) {
-            Err(store::Error::Mismatch(mismatch)) => Err(self.inner.lie(&mismatch.to_string())),
+    }
+
+    /// Fetches what is being kept, and tells those who read it how that ends.
+    async fn fill(&self, kept: Kept, room: Landing<Digest, Fetch>, tell: &watch::Sender<State>) {
+        let Kept {
+            stream,
+            mut download,
+            arrival,
+            mut reservation,
+        } = kept;
+        let ending = download.ending();
+        tell.send_replace(State::Arriving(arrival));
+        let crew = Crew::new(&self.source, &mut download, &mut reservation, self.is_ahead);
+        let error = match crew.fetch(stream).await {
+            Ok(()) => match self.verify(download) {
+                Ok(verified) => {
+                    let size = verified.size();
+                    self.keep(verified).await;
+                    drop((reservation, room));
+                    return ending.complete(size);
+                }
+                Err(error) => error,
+            },
+            Err(Stop::Unkept(error)) => {
+                let rest = Rest {
+                    source: self.source.clone(),
+                    total: download.total(),
+                    from: download.written(),
+                    hasher: download.hasher(),
+                    begun: Arc::default(),
+                };
+                download.discard();
+                self.is_not_kept(&error).await;
+                drop((reservation, room));
+                return ending.unkept(rest);
+            }
+            Err(Stop::Failed(error)) => {
+                // What broke off is left for the next one, before he can come.
+                match error.upstream() {
+                    Some(upstream::Error::Lies(_)) => download.discard(),
+                    _ => drop(download),
+                }
+                error
+            }
+        };
+        // Those who read it have had their status line: this is the only place to say why it broke off.
+        tracing::warn!(
+            repository = %self.source.inner.key,
+            image = %self.source.image,
+            digest = %self.source.digest,
+            %error,
+            "a blob could not be fetched to its end"
+        );
+        drop((reservation, room));
+        ending.fail(error);
+    }
+
+    fn verify(&self, download: Download) -> Result<VerifiedFile, Error> {
+        match download.verify(&self.source.digest) {
+            Err(store::Error::Mismatch(mismatch)) => Err(self.source.inner.lie(&mismatch.to_string())),
             result => Ok(result?),
         }
     }
 
-    /// One connection's worth.
-    async fn pour(&self, mut stream: BlobStream, download: &mut Download) -> Result<(), Error> {
-        // What an upstream without ranges sends a second time.
-        let mut known = download.written().saturating_sub(stream.start());
-        let limit = download.total().unwrap_or(LONGEST);
-        loop {
-            let chunk = stream.chunk().await.map_err(|error| self.inner.wrap(error))?;
-            let Some(mut chunk) = chunk else { break };
-            let again = usize::try_from(known).unwrap_or(usize::MAX).min(chunk.len());
-            chunk.advance(again);
-            known -= again as u64;
-            if chunk.is_empty() {
-                continue;
-            }
-            if download.written() + chunk.len() as u64 > limit {
-                return Err(self.inner.lie("it sends more of a blob than it announced"));
-            }
-            download.write(&chunk).map_err(|source| store::Error::Disk {
-                path: "the spool".into(),
-                source,
-            })?;
-        }
-        match download.total() {
-            Some(total) if download.written() < total => {
-                let missing = total - download.written();
-                Err(self
-                    .inner
-                    .wrap(upstream::Error::Broken(format!("{missing} bytes are missing"))))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Goes on where the body broke off, if that is what happened, and not too often without getting further.
-    async fn take_up(
-        &self,
-        mut error: Error,
-        download: &Download,
-        setbacks: &mut Setbacks,
-    ) -> Result<BlobStream, Error> {
-        loop {
-            let is_interruption = error.upstream().is_some_and(upstream::Error::is_interruption);
-            let Some(pause) = setbacks.next(download.written()).filter(|_| is_interruption) else {
-                return Err(error);
-            };
-            tracing::info!(
-                repository = %self.inner.key,
-                image = %self.image,
-                digest = %self.digest,
-                offset = download.written(),
-                %error,
-                "a blob broke off; it is taken up again"
-            );
-            sleep(pause).await;
-            let answer = self
-                .inner
-                .upstream
-                .blob(&self.image, &self.digest, Range::from(download.written()), None)
-                .await;
-            match answer {
-                Ok(Some(stream)) => {
-                    let (total, begun) = (stream.total(), download.total());
-                    if total.is_some() && begun.is_some() && total != begun {
-                        return Err(self.inner.lie("a blob has changed its length while it came"));
-                    }
-                    return Ok(stream);
-                }
-                Ok(None) => return Err(self.inner.lie("a blob is gone while it came")),
-                Err(source) => error = self.inner.wrap(source),
-            }
+    /// The store has no room for it. What lies there in part is the first that can be done without.
+    async fn is_not_kept(&self, error: &store::Error) {
+        let Source { inner, image, digest } = &self.source;
+        inner.metrics.passed_on(inner.key.as_str());
+        tracing::warn!(
+            repository = %inner.key,
+            %image,
+            %digest,
+            %error,
+            "a blob cannot be kept: it is passed on to those who asked for it"
+        );
+        if error.is_full()
+            && let Err(error) = inner.store.clear_partials().await
+        {
+            tracing::warn!(%error, "what was fetched in part could not be removed");
         }
     }
 
     /// Keeps what was found to be right. If that fails, those who wait still get it: it is right.
     async fn keep(&self, verified: VerifiedFile) {
-        let mut kept = self.inner.store.publish(verified).await;
+        let Source { inner, image, digest } = &self.source;
+        let mut kept = inner.store.publish(verified).await;
         let also = std::mem::take(&mut *self.also.lock().unwrap_or_else(PoisonError::into_inner));
-        for image in also.iter().chain([&self.image]) {
+        for image in also.iter().chain([image]) {
             if kept.is_ok() {
-                kept = self.inner.here(image).link_blob(&self.digest).await;
+                kept = inner.here(image).link_blob(digest).await;
             }
         }
         if let Err(error) = kept {
             tracing::error!(
-                repository = %self.inner.key,
-                image = %self.image,
-                digest = %self.digest,
+                repository = %inner.key,
+                %image,
+                %digest,
                 %error,
                 "a blob was fetched but could not be kept"
             );
@@ -210,47 +254,12 @@ impl Task {
     }
 }
 
-/// Counts how often a blob broke off without having got much further.
-#[derive(Default)]
-struct Setbacks {
-    count: u32,
-    mark: u64,
-}
-
-impl Setbacks {
-    /// How long to pause before the next attempt; `None` when there have been enough.
-    fn next(&mut self, written: u64) -> Option<Duration> {
-        if written >= self.mark + HEADWAY {
-            *self = Self {
-                count: 0,
-                mark: written,
-            };
-        }
-        self.count += 1;
-        match self.count {
-            1 => Some(Duration::ZERO),
-            count if count <= SETBACKS => Some(PAUSE * 2_u32.pow(count - 2)),
-            _ => None,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headway_makes_up_for_setbacks() {
-        let mut setbacks = Setbacks::default();
-        for cut in 1..1000 {
-            assert_eq!(setbacks.next(cut * HEADWAY), Some(Duration::ZERO));
-        }
-        let stuck = 1000 * HEADWAY;
-        let pauses: Vec<_> = (0..9).map_while(|_| setbacks.next(stuck)).collect();
-        assert_eq!(pauses.len(), 5);
-        assert_eq!(pauses[0], Duration::ZERO);
-        assert_eq!(pauses[4], PAUSE * 8);
-        assert_eq!(setbacks.next(stuck + HEADWAY - 1), None);
-        assert_eq!(setbacks.next(stuck + HEADWAY), Some(Duration::ZERO));
+/// Whether what there is of a blob is of no use with this answer: it is as long as the whole or longer, or the answer
+/// may only say that there is no such part.
+fn does_not_go_on(answer: &oci::Answer<BlobStream, Error>, written: u64) -> bool {
+    match answer {
+        Ok(Some(stream)) => stream.total().is_some_and(|total| total <= written),
+        Ok(None) => false,
+        Err(error) => error.upstream().is_some_and(is_about_ranges),
     }
 }

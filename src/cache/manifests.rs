@@ -268,7 +268,7 @@ impl Inner {
         Ok(here.put_pulled(manifest, contents, tags, asked, &self.host).await?)
     }
 
-    fn remember_sizes(&self, image: &ImageName, contents: &Contents) {
+    pub(super) fn remember_sizes(&self, image: &ImageName, contents: &Contents) {
         for descriptor in contents.config.iter().chain(&contents.layers) {
             let key = (image.clone(), descriptor.digest.clone());
             self.sizes.insert(key, descriptor.size);

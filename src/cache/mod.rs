@@ -9,7 +9,9 @@
 //!
 //! Start reading at [`PullThrough`]; the policy is in `manifests` and `blobs`.
 
+mod ahead;
 mod blobs;
+mod crew;
 mod download;
 mod error;
 mod fetch;
@@ -20,8 +22,12 @@ mod manifests;
 mod moved;
 mod negative;
 mod outage;
+mod passage;
+mod plan;
 mod scope;
+mod source;
 mod tags;
+mod worker;
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -34,6 +40,7 @@ use crate::oci::{Descriptor, Digest, ImageName, Manifest, Reference, RepositoryK
 use crate::store::{self, BlobFile, Keeping, Store};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Upstream};
+use ahead::Ahead;
 use blobs::Fetch;
 use flight::{Flight, Flights};
 use freshness::Freshness;
@@ -41,6 +48,7 @@ use manifests::Told;
 use negative::Negative;
 use outage::Outage;
 use scope::Scope;
+use source::Rangeless;
 
 pub use crate::telemetry::metrics::Outcome;
 pub use download::Follower;
@@ -126,6 +134,11 @@ struct Inner {
     negative: Negative,
     questions: Flights<(ImageName, Reference), Flight<Result<Told, Error>>>,
     fetches: Flights<Digest, Fetch>,
+    /// How many connections one blob may come over.
+    fetch_parts: usize,
+    rangeless: Rangeless,
+    /// What is fetched before it is asked for; nothing, if that is switched off.
+    ahead: Option<Ahead>,
     /// What an image's manifests say about the length of its blobs.
     sizes: Cache<(ImageName, Digest), u64>,
     /// The manifests whose use was noted not long ago.
@@ -162,6 +175,9 @@ impl PullThrough {
             negative: Negative::new(config.negative_ttl),
             questions: Flights::default(),
             fetches: Flights::default(),
+            fetch_parts: config.fetch_parts,
+            rangeless: Rangeless::default(),
+            ahead: (config.prefetch_layers && !config.offline).then(Ahead::default),
             sizes: Cache::new(SIZES),
             used: Cache::builder().max_capacity(USES).time_to_live(NOTE_USE_EVERY).build(),
         })))
@@ -204,6 +220,14 @@ impl PullThrough {
         match self.admitted(image) {
             Some(image) => self.0.blob(&image, digest).await,
             None => Ok(None),
+        }
+    }
+
+    /// Somebody was given this manifest to read: what it refers to begins to arrive, where nobody else has a use for
+    /// the connections. Waits for nothing.
+    pub fn fetch_ahead(&self, image: &ImageName, manifest: &Manifest) {
+        if let (Some(ahead), Some(image)) = (&self.0.ahead, self.admitted(image)) {
+            self.0.fetch_ahead(ahead, &image, manifest);
         }
     }
 

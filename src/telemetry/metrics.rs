@@ -79,6 +79,7 @@ pub struct Metrics {
     coalesced: IntCounterVec,
     tags_moved: IntCounterVec,
     fetches: IntGaugeVec,
+    passed_on: IntCounterVec,
     index_rebuilds: IntCounterVec,
     uploads: IntGauge,
     connections: IntGauge,
@@ -167,6 +168,11 @@ impl Metrics {
                 &["repository", "kind"],
             )?,
             fetches: add.gauges("entrepot_fetches", "Fetches of blobs under way.", &["repository"])?,
+            passed_on: add.counters(
+                "entrepot_unkept_fetches_total",
+                "Fetches of blobs that were passed on to clients without being kept: the store had no room.",
+                &["repository"],
+            )?,
             index_rebuilds: add.counters(
                 "entrepot_index_rebuilds_total",
                 "Times the index was rebuilt from the disk, by reason.",
@@ -307,6 +313,11 @@ impl Metrics {
     /// A fetch of a blob begins; dropping the guard ends it.
     pub fn fetch_begins(&self, repository: &str) -> impl Drop + Send + use<> {
         Gauge::raise(self.fetches.with_label_values(&[repository]))
+    }
+
+    /// A blob was passed on without being kept.
+    pub fn passed_on(&self, repository: &str) {
+        self.passed_on.with_label_values(&[repository]).inc();
     }
 
     /// The index was rebuilt; `reason` is one of a few words of the store's.
