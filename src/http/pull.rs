@@ -60,6 +60,9 @@ pub(super) async fn manifest(call: &Call, name: &ImageName, reference: &Referenc
         Body::empty()
     } else {
         metrics.sent(served.by.as_str(), Kind::Manifest, manifest.size(), served.proxied);
+        if served.proxied {
+            route.repository.fetch_ahead(&route.image, &served);
+        }
         Body::from(manifest.bytes.clone())
     };
     Ok(with_headers(StatusCode::OK, headers, body))

@@ -190,6 +190,15 @@ impl Repository {
         }
     }
 
+    /// Somebody reads this manifest of ours: what a remote has of it begins to arrive.
+    pub fn fetch_ahead(&self, image: &ImageName, served: &Served<Manifest>) {
+        match self {
+            Self::Local(_) => {}
+            Self::Remote(remote) => remote.fetch_ahead(image, served),
+            Self::Virtual(several) => several.fetch_ahead(image, served),
+        }
+    }
+
     /// A manifest by digest, if it is stored: nobody is asked.
     pub fn stored_manifest<'a>(&'a self, image: &'a ImageName, digest: &'a Digest) -> Reading<'a, Served<Manifest>> {
         match self {

@@ -76,6 +76,13 @@ impl RemoteRepository {
         self.served(self.cache.manifest(image, reference).await)
     }
 
+    /// Has what a manifest of its own refers to fetched.
+    pub fn fetch_ahead(&self, image: &ImageName, served: &Served<Manifest>) {
+        if served.by == self.key {
+            self.cache.fetch_ahead(image, &served.value);
+        }
+    }
+
     /// A manifest, if it is cached.
     pub async fn stored_manifest(&self, image: &ImageName, digest: &Digest) -> Answer<Served<Manifest>, Error> {
         let reference = Reference::Digest(digest.clone());

@@ -123,6 +123,13 @@ impl VirtualRepository {
         none_unless(failed)
     }
 
+    /// Has what a manifest refers to fetched by the member that gave it.
+    pub fn fetch_ahead(&self, image: &ImageName, served: &Served<Manifest>) {
+        for member in &self.members {
+            member.repository.fetch_ahead(image, served);
+        }
+    }
+
     /// A manifest, if a member has it stored.
     pub async fn stored_manifest(&self, image: &ImageName, digest: &Digest) -> Answer<Served<Manifest>, Error> {
         let members = self.asked(image).await?;
