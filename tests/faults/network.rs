@@ -6,5 +6,6 @@ mod credentials;
 mod garbage;
 mod lies;
 mod redirects;
+mod slow;
 mod token_endpoint;
 mod way_out;
