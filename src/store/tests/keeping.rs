@@ -41,7 +41,7 @@ fn unused_after(seconds: u64) -> Keeping {
 
 /// A KiB of its own.
 fn kib(number: u8) -> Vec<u8> {
-    vec![number; KIB as usize]
+    vec![number; 1024]
 }
 
 /// What a fetch does.
@@ -99,7 +99,7 @@ async fn room_is_made_by_what_was_wanted_longest_ago() {
     }
     of_hub(&store, "b").link_blob(&digests[1]).await.unwrap();
     store.used(&hub(), &digests[..1]);
-    let room = store.reserve(&hub(), Some(2 * KIB)).await.unwrap();
+    let reservation = store.reserve(&hub(), Some(2 * KIB)).await.unwrap();
     // Down to the low mark, and the oldest first, in all images.
     let image = of_hub(&store, "a");
     assert_eq!(bytes_of_blobs(&store), 2 * KIB);
@@ -117,7 +117,7 @@ async fn room_is_made_by_what_was_wanted_longest_ago() {
     );
     let evicted = "entrepot_evicted_blobs_total{reason=\"max_size\",repository=\"docker-hub\"}";
     assert_eq!(shown(&store, evicted), Some(2));
-    drop(room);
+    drop(reservation);
     assert_eq!(has(&image, &digests).await, [true, true, false, false]);
     assert_eq!(has(&of_hub(&store, "b"), &digests[1..2]).await, [true]);
 }
@@ -313,7 +313,7 @@ async fn what_nobody_wants_goes_after_its_time_and_manifests_after_twice_that() 
     assert_eq!(has(&image, &[layer, wanted.clone()]).await, [false, true]);
     let evicted = "entrepot_evicted_bytes_total{reason=\"unused\",repository=\"docker-hub\"}";
     assert_eq!(shown(&store, evicted), Some(KIB));
-    store.used(&hub(), &[wanted.clone()]);
+    store.used(&hub(), std::slice::from_ref(&wanted));
     store.keep(&hub(), unused_after(74));
     let tidied = store.tidy().await.unwrap();
     assert_eq!(
