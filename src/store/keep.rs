@@ -252,18 +252,27 @@ impl Inner {
                 tidied += evict::evict(self, &kept, Kind::Layer, &oldest, Why::MaxSize)?;
             }
         }
-        let missing = self.space.shortfall(0);
-        if missing > 0 {
+        if self.space.shortfall(0) > 0 {
             let _alone = self.keep.one_at_a_time();
-            tidied += self.free_disk(missing)?;
+            self.clear_partials();
+            tidied += self.free_disk(self.space.shortfall(0))?;
         }
         self.write_notes(false);
         Ok(tidied)
     }
 
+    /// What came in part and nobody is at work on goes before anything that is whole.
+    fn clear_partials(&self) {
+        self.partials.clear();
+        self.space.forget();
+    }
+
     /// Lets blobs go, wherever room may be made, until so much more of the disk is free; none at all if that cannot be
     /// reached: a cache that is empty as well helps nobody. By the one who evicts.
     fn free_disk(self: &Arc<Self>, bytes: u64) -> Result<Tidied, Error> {
+        if bytes == 0 {
+            return Ok(Tidied::default());
+        }
         let being_read = self.blobs.guards.being_read();
         let mut going: Vec<(Arc<Kept>, Candidate)> = Vec::new();
         for kept in self.keep.all() {

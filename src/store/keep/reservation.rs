@@ -157,11 +157,8 @@ impl Inner {
             return Ok(());
         }
         let _alone = self.keep.one_at_a_time();
-        let bytes = missing();
-        if bytes == 0 {
-            return Ok(());
-        }
-        if let Err(error) = self.free_disk(bytes) {
+        self.clear_partials();
+        if let Err(error) = self.free_disk(missing()) {
             tracing::warn!(%error, "no room could be made on the disk");
         }
         if missing() == 0 {
