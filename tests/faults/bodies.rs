@@ -8,11 +8,3 @@ mod drops;
 mod full;
 mod parts;
 mod restart;
-
-#[path = "../registry/support.rs"]
-#[allow(
-    dead_code,
-    clippy::print_stderr,
-    reason = "the registry as a process, of which these tests use a part"
-)]
-mod registry;

@@ -7,6 +7,9 @@
     reason = "a test that meets the unexpected should stop there"
 )]
 
+#[path = "../registry/support.rs"]
+#[allow(dead_code, clippy::print_stderr, reason = "the binary, of which a part is used here")]
+mod binary;
 mod bodies;
 mod network;
 mod outage;

@@ -102,6 +102,11 @@ impl Registry {
         Self::start_in(&directory, &configuration)
     }
 
+    /// The number of its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn address(&self) -> &str {
         &self.addresses[0]
     }
@@ -150,7 +155,7 @@ impl Registry {
 
     pub(crate) fn signal(&self, signal: &str) {
         let status = Command::new("kill")
-            .args([signal, &self.child.id().to_string()])
+            .args([signal, &self.process().to_string()])
             .status()
             .expect("kill");
         assert!(status.success());

@@ -2,8 +2,8 @@
 
 use reqwest::{Method, Response};
 
-use super::registry::{Registry, temporary};
 use super::restart::configuration;
+use crate::binary::{Registry, temporary};
 use crate::support::remote::MIB;
 use crate::support::upstream::{Act, Server, noise};
 

@@ -6,8 +6,8 @@ use entrepot::cache::Outcome;
 use futures_util::future::join_all;
 use reqwest::StatusCode;
 
-use super::registry::{Registry, expect, temporary};
 use super::restart::configuration;
+use crate::binary::{Registry, expect, temporary};
 use crate::support::remote::{MIB, drain, pulling};
 use crate::support::upstream::{ALWAYS, Act, Server, noise, pattern, remote};
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use super::registry::{Registry, expect, temporary};
+use crate::binary::{Registry, expect, temporary};
 use crate::support::remote::{MIB, drain, pulling, until};
 use crate::support::upstream::{ALWAYS, Act, Gate, Server, noise, pattern, remote};
 use entrepot::cache::Outcome;
