@@ -11,7 +11,10 @@ use crate::support::upstream::{ALWAYS, Act, Image, Server, noise, remote};
 
 /// What may be taken of one flood of headers: buffers of ours and of the system.
 const TAKEN: u64 = 16 << 20;
-const PATIENCE: Duration = Duration::from_secs(1);
+/// For what closes the connection: never waited for, if the machine is not busy with something else.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// For what only time ends.
+const LITTLE: Duration = Duration::from_secs(1);
 
 fn http(text: &str) -> Bytes {
     Bytes::from(text.replace('\n', "\r\n"))
@@ -152,16 +155,22 @@ struct Stage {
     server: Server,
     put: Image,
     upstream: Upstream,
+    patience: Duration,
 }
 
-async fn stage() -> Stage {
+async fn stage(patience: Duration) -> Stage {
     let server = Server::start().await;
     let put = server.put_image("a", "v1", &[noise(1000, 2)]);
     let mut config = remote(&server);
-    config.first_byte_timeout = PATIENCE;
-    config.idle_timeout = PATIENCE;
+    config.first_byte_timeout = patience;
+    config.idle_timeout = patience;
     let upstream = asking(&config);
-    Stage { server, put, upstream }
+    Stage {
+        server,
+        put,
+        upstream,
+        patience,
+    }
 }
 
 impl Stage {
@@ -189,8 +198,17 @@ impl Stage {
         }
         let tags = upstream.tags(&image("a")).await;
         assert!(tags.is_err(), "{case}: {tags:?}");
-        // Three questions, of which each may take its time once.
-        assert!(begin.elapsed() < PATIENCE * 6, "{case}: {:?}", begin.elapsed());
+        // Three questions, of which each may take its time once; and what a busy machine adds.
+        assert!(begin.elapsed() < self.patience * 6 + 4 * PATIENCE, "{case}");
+    }
+
+    /// The same, as soon as what is left of a flood has run off.
+    async fn assert_well_soon(&self, case: &str) {
+        self.server.behave();
+        let begin = Instant::now();
+        while manifest(&self.upstream, "a", "v1").await.is_err() {
+            assert!(begin.elapsed() < 10 * PATIENCE, "{case}");
+        }
     }
 
     async fn assert_well(&self, case: &str) {
@@ -207,7 +225,7 @@ impl Stage {
 #[tokio::test]
 async fn f13_what_is_no_http_is_an_error_at_once_and_forgotten() {
     let cases = answers().into_iter().map(async |(case, answer)| {
-        let stage = stage().await;
+        let stage = stage(PATIENCE).await;
         stage.server.on("GET /v2/", ALWAYS, [Act::Raw(answer)]);
         stage.assert_nothing_comes(case).await;
         stage.assert_well(case).await;
@@ -217,7 +235,7 @@ async fn f13_what_is_no_http_is_an_error_at_once_and_forgotten() {
 
 #[tokio::test]
 async fn f13_floods_of_headers_are_cut_off() {
-    let stage = stage().await;
+    let stage = stage(LITTLE).await;
     for (case, first, again) in floods() {
         let again = Bytes::from(again.repeat(1000));
         stage.server.on("GET /v2/", ALWAYS, [Act::Flood(first, again)]);
@@ -226,20 +244,20 @@ async fn f13_floods_of_headers_are_cut_off() {
         let taken = stage.server.flooded() - before;
         // Asked for three things, and for each up to three times.
         assert!(taken < 9 * TAKEN, "{case}: {taken}");
-        stage.assert_well(case).await;
+        stage.assert_well_soon(case).await;
     }
     // Answers that promise an answer hold nothing, and come to an end with the time for the first byte.
     for again in ["HTTP/1.1 100 Continue\n\n", "HTTP/1.1 103 Early Hints\nLink: </x>\n\n"] {
         let again = Bytes::from(http(again).repeat(100));
         stage.server.on("GET /v2/", ALWAYS, [Act::Flood(Bytes::new(), again)]);
         stage.assert_nothing_comes("1xx").await;
-        stage.assert_well("1xx").await;
+        stage.assert_well_soon("1xx").await;
     }
 }
 
 #[tokio::test]
 async fn f13_a_token_endpoint_that_sends_garbage_is_an_error_too() {
-    let stage = stage().await;
+    let stage = stage(PATIENCE).await;
     stage.server.demand_bearer(&stage.server);
     for (case, answer) in answers() {
         stage.server.on("GET /token", ALWAYS, [Act::Raw(answer)]);

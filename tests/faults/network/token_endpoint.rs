@@ -10,7 +10,7 @@ use crate::support::remote::{Remote, pulling};
 use crate::support::upstream::{ALWAYS, Act, Image, Server, credentials, noise, remote};
 
 /// Nothing here takes longer: the time for the first byte, with a wide margin.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Stage {
     server: Server,
@@ -28,8 +28,9 @@ async fn stage() -> Stage {
     server.demand_bearer(&tokens);
     let mut config = remote(&server);
     config.tag_ttl = Duration::ZERO;
-    config.first_byte_timeout = Duration::from_millis(800);
-    config.idle_timeout = Duration::from_millis(400);
+    config.first_byte_timeout = Duration::from_secs(4);
+    config.idle_timeout = Duration::from_secs(2);
+    config.revalidate_timeout = Duration::from_secs(4);
     config.credentials = vec![credentials()];
     config.token_realms = vec![tokens.host()];
     let remote = pulling(&config).await;
