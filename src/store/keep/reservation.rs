@@ -60,10 +60,15 @@ impl Reservation {
 
     async fn take(&mut self, to: u64) -> Result<(), Error> {
         let (inner, kept, more) = (Arc::clone(&self.inner), self.kept.clone(), to - self.size);
+        // Who evicts waits for others that need a thread: not all threads may wait for who evicts.
+        let waiting = Arc::clone(&inner.keep.waiting);
+        let waiting = waiting.acquire_owned().await.map_err(|_| Error::Closed)?;
         // What was taken is given back even if nobody waits for it any more.
         let taken = blocking(move || {
             let mut taken = Self { inner, kept, size: 0 };
-            taken.take_now(more).map(|()| taken)
+            let result = taken.take_now(more);
+            drop(waiting);
+            result.map(|()| taken)
         });
         let mut taken = taken.await?;
         self.size += std::mem::take(&mut taken.size);
