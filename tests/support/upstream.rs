@@ -122,7 +122,7 @@ fn matches(pattern: &str, method: &str, target: &str) -> bool {
 enum Auth {
     Open,
     Basic {
-        credentials: String,
+        credentials: Vec<String>,
     },
     Bearer {
         challenge: String,
@@ -151,6 +151,13 @@ struct Shared {
     issued: AtomicU64,
     connections: AtomicU64,
     flooded: AtomicU64,
+    counted: Mutex<Option<Counted>>,
+}
+
+/// How often each who pulls has pulled, and may.
+struct Counted {
+    limit: u64,
+    pulls: HashMap<String, u64>,
 }
 
 /// The server. It stops when dropped.
@@ -281,6 +288,7 @@ impl Server {
             issued: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             flooded: AtomicU64::new(0),
+            counted: Mutex::default(),
         });
         let server = Self {
             shared,
@@ -374,10 +382,30 @@ impl Server {
 
     /// From now on wants this user and password.
     pub fn demand_basic(&self, username: &str, password: &str) {
-        let plain = format!("{username}:{password}");
+        self.demand_any_basic(&[(username, password)]);
+    }
+
+    /// From now on wants one of these.
+    pub fn demand_any_basic(&self, users: &[(&str, &str)]) {
+        let credentials = users.iter().map(|(username, password)| {
+            let plain = format!("{username}:{password}");
+            format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(plain))
+        });
         *lock(&self.shared.auth) = Auth::Basic {
-            credentials: format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(plain)),
+            credentials: credentials.collect(),
         };
+    }
+
+    /// From now on counts as Docker Hub does: the GET of a manifest is a pull, and everybody has so many of them.
+    pub fn count_pulls(&self, limit: u64) {
+        let pulls = HashMap::new();
+        *lock(&self.shared.counted) = Some(Counted { limit, pulls });
+    }
+
+    /// How many pulls were counted, of all who pulled.
+    pub fn pulls(&self) -> u64 {
+        let counted = lock(&self.shared.counted);
+        counted.as_ref().map_or(0, |counted| counted.pulls.values().sum())
     }
 
     /// From now on wants a token of that server.
@@ -599,7 +627,7 @@ impl Shared {
     fn answer(&self, request: &Seen, acts: &[Act]) -> Answer {
         let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
         if path == "/token" {
-            return self.token();
+            return self.token(request);
         }
         let Some(rest) = path.strip_prefix("/v2/") else {
             return Answer::new(404, "");
@@ -611,7 +639,7 @@ impl Shared {
             if let Some((image, reference)) = rest.rsplit_once(kind) {
                 let ranged = !acts.iter().any(|act| matches!(act, Act::IgnoreRange));
                 return match kind {
-                    "/manifests/" => self.manifest(image, reference),
+                    "/manifests/" => self.count(request, self.manifest(image, reference)),
                     "/blobs/" => self.blob(image, reference, request, ranged),
                     "/tags/" => self.tags(image, query),
                     _ => self.referrers(image, reference),
@@ -621,9 +649,34 @@ impl Shared {
         Answer::new(404, "")
     }
 
-    fn token(&self) -> Answer {
+    /// A manifest as it is given to those who are counted.
+    fn count(&self, request: &Seen, mut answer: Answer) -> Answer {
+        let mut counted = lock(&self.counted);
+        let Some(Counted { limit, pulls }) = &mut *counted else {
+            return answer;
+        };
+        let pulled = pulls
+            .entry(payer(request.header("authorization").unwrap_or_default()))
+            .or_default();
+        if request.method == "GET" && answer.status == 200 {
+            if *pulled < *limit {
+                *pulled += 1;
+            } else {
+                answer = Answer::new(429, r#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#);
+            }
+        }
+        answer
+            .with("ratelimit-limit", format!("{limit};w=21600"))
+            .with("ratelimit-remaining", format!("{};w=21600", *limit - *pulled))
+            .with("docker-ratelimit-source", "192.0.2.1")
+    }
+
+    fn token(&self, request: &Seen) -> Answer {
         let number = self.issued.fetch_add(1, Ordering::Relaxed);
-        let token = format!("secret-token-{number}");
+        let mut token = format!("secret-token-{number}");
+        if let Some(credentials) = request.header("authorization") {
+            token = format!("{token}-{}", payer(credentials));
+        }
         lock(&self.valid_tokens).insert(format!("Bearer {token}"));
         let field = lock(&self.token_field).clone();
         let body = format!(r#"{{"{field}":"{token}","expires_in":300}}"#);
@@ -634,7 +687,7 @@ impl Shared {
         let shown = request.header("authorization").unwrap_or_default();
         let challenge = match lock(&self.auth).clone() {
             Auth::Open => return None,
-            Auth::Basic { credentials } if shown == credentials => return None,
+            Auth::Basic { credentials } if credentials.iter().any(|known| known == shown) => return None,
             Auth::Bearer { valid, .. } if lock(&valid).contains(shown) => return None,
             Auth::Basic { .. } => "Basic realm=\"test\"".to_owned(),
             Auth::Bearer { challenge, .. } => {
@@ -723,6 +776,15 @@ fn asked(range: &str) -> Option<(u64, Option<u64>)> {
         last => Some(last.parse::<u64>().ok()? + 1),
     };
     Some((from.parse().ok()?, to))
+}
+
+/// Whose budget a pull is counted against: that of who is shown, or of whom a token was given to.
+fn payer(authorization: &str) -> String {
+    match authorization.split_once(' ') {
+        Some(("Basic", credentials)) => digest(credentials.as_bytes()).hex()[..8].to_owned(),
+        Some(("Bearer", token)) => token.splitn(4, '-').nth(3).unwrap_or("anonymous").to_owned(),
+        _ => "anonymous".to_owned(),
+    }
 }
 
 async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<Option<Seen>> {
