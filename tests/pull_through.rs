@@ -165,7 +165,6 @@ async fn what_can_be_told_before_the_first_byte_is_told_as_what_it_is() {
     server.on("GET /blobs/", 1, [Act::Body(Bytes::new())]);
     assert!(is_lie(&remote.blob("a", &large).await.unwrap_err()));
     for (act, expected) in [
-        (Act::Status(429), upstream::Error::RateLimited { retry_after: None }),
         (Act::Status(403), upstream::Error::Refused { status: 403 }),
         (Act::Status(500), upstream::Error::Failing { status: 500 }),
     ] {
@@ -180,6 +179,19 @@ async fn what_can_be_told_before_the_first_byte_is_told_as_what_it_is() {
     let nothing = server.put_blob("a", &Bytes::new());
     assert_eq!(remote.whole("a", &nothing).await.unwrap(), (Outcome::Miss, Vec::new()));
     assert_eq!(remote.whole("a", &nothing).await.unwrap(), (Outcome::Hit, Vec::new()));
+
+    // Who was asked too often is left alone for a while.
+    server.on("GET /blobs/", 1, [Act::Status(429)]);
+    let error = remote.blob("a", &large).await.unwrap_err();
+    assert_eq!(
+        error.upstream(),
+        Some(&upstream::Error::RateLimited { retry_after: None })
+    );
+    let error = remote.blob("a", &large).await.unwrap_err();
+    assert!(
+        error.upstream().and_then(upstream::Error::retry_after).is_some(),
+        "{error}"
+    );
 }
 
 #[tokio::test]

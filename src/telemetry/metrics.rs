@@ -76,6 +76,11 @@ pub struct Metrics {
     received: IntCounterVec,
     upstream_requests: IntCounterVec,
     upstream_bytes: IntCounterVec,
+    upstream_retries: IntCounterVec,
+    breakers_opened: IntCounterVec,
+    budget_limit: IntGaugeVec,
+    budget_remaining: IntGaugeVec,
+    rate_limited: IntCounterVec,
     coalesced: IntCounterVec,
     tags_moved: IntCounterVec,
     fetches: IntGaugeVec,
@@ -156,6 +161,31 @@ impl Metrics {
                 "entrepot_upstream_bytes_total",
                 "Bytes of manifests and blobs fetched from upstreams.",
                 &["repository"],
+            )?,
+            upstream_retries: add.counters(
+                "entrepot_upstream_retries_total",
+                "Questions to upstreams that were asked once more.",
+                &["repository"],
+            )?,
+            breakers_opened: add.counters(
+                "entrepot_upstream_breaker_opened_total",
+                "Times that an upstream, its mirror, token endpoint or content host failed too often to be asked, by role.",
+                &["repository", "role"],
+            )?,
+            budget_limit: add.gauges(
+                "entrepot_upstream_ratelimit_limit",
+                "Pulls that the upstream allows in one window, as it said last.",
+                &["repository", "credential"],
+            )?,
+            budget_remaining: add.gauges(
+                "entrepot_upstream_ratelimit_remaining",
+                "Pulls that are left of it, as the upstream said last.",
+                &["repository", "credential"],
+            )?,
+            rate_limited: add.counters(
+                "entrepot_upstream_rate_limited_total",
+                "Times that the upstream said that it was asked too often (429).",
+                &["repository", "credential"],
             )?,
             coalesced: add.counters(
                 "entrepot_coalesced_requests_total",
@@ -297,6 +327,30 @@ impl Metrics {
     pub fn fetched(&self, repository: &str, kind: Kind, bytes: u64) {
         self.upstream_bytes.with_label_values(&[repository]).inc_by(bytes);
         self.proxy_pulled.with_label_values(&[kind.label()]).inc_by(bytes);
+    }
+
+    /// A question to an upstream was asked once more.
+    pub fn upstream_retried(&self, repository: &str) {
+        self.upstream_retries.with_label_values(&[repository]).inc();
+    }
+
+    /// Somebody who is asked for a repository failed too often. `role` is `registry`, `token` or `content`.
+    pub fn breaker_opened(&self, repository: &str, role: &'static str) {
+        self.breakers_opened.with_label_values(&[repository, role]).inc();
+    }
+
+    /// An upstream said what is left of its budget. `credential` is a user of the configuration, or `anonymous`.
+    pub fn budget_told(&self, repository: &str, credential: &str, limit: u64, remaining: u64) {
+        for (gauge, number) in [(&self.budget_limit, limit), (&self.budget_remaining, remaining)] {
+            gauge
+                .with_label_values(&[repository, credential])
+                .set(i64::try_from(number).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// An upstream said that a credential was used too often.
+    pub fn rate_limited(&self, repository: &str, credential: &str) {
+        self.rate_limited.with_label_values(&[repository, credential]).inc();
     }
 
     /// A pull joined a fetch that another one had begun.

@@ -44,14 +44,17 @@ pub(super) struct Pass {
 pub(super) struct Visit<'a> {
     pub(super) scope: &'a Arc<str>,
     pub(super) deadline: Instant,
+    /// Which of the credentials is shown.
+    pub(super) who: usize,
     token_calls: u32,
 }
 
 impl<'a> Visit<'a> {
-    pub(super) const fn new(scope: &'a Arc<str>, deadline: Instant) -> Self {
+    pub(super) const fn new(scope: &'a Arc<str>, deadline: Instant, who: usize) -> Self {
         Self {
             scope,
             deadline,
+            who,
             token_calls: 0,
         }
     }
@@ -72,7 +75,7 @@ impl Admission {
     /// What to bring along to the first request of a question.
     pub(super) async fn in_advance(&self, visit: &mut Visit<'_>) -> Result<Option<Pass>, Error> {
         if self.is_basic.load(Ordering::Relaxed) {
-            return Ok(self.basic());
+            return Ok(self.basic(visit.who));
         }
         let Some(bearer) = self.met.get(visit.scope) else {
             return Ok(None);
@@ -97,7 +100,7 @@ impl Admission {
                 Challenge::Basic if refusal.is_foreign || shown.is_some_and(|pass| pass.key.is_none()) => None,
                 Challenge::Basic => {
                     self.is_basic.store(true, Ordering::Relaxed);
-                    self.basic()
+                    self.basic(visit.who)
                 }
                 Challenge::Bearer(bearer) => self.token(&bearer, refusal.is_foreign, shown, visit).await?,
             };
@@ -108,9 +111,14 @@ impl Admission {
         Ok(None)
     }
 
-    fn basic(&self) -> Option<Pass> {
+    /// Whether what is shown is user and password themselves: then a 401 is about these.
+    pub(super) fn shows_basic(&self) -> bool {
+        self.is_basic.load(Ordering::Relaxed)
+    }
+
+    fn basic(&self, who: usize) -> Option<Pass> {
         Some(Pass {
-            header: self.keyring.basic()?,
+            header: self.keyring.basic(who)?,
             key: None,
             is_fresh: true,
         })
@@ -133,11 +141,11 @@ impl Admission {
         let authorization = if is_foreign {
             None
         } else {
-            self.keyring.for_realm(&self.repository, &bearer.realm)
+            self.keyring.for_realm(&self.repository, &bearer.realm, visit.who)
         };
         let key = Key {
             url: bearer.token_url(visit.scope),
-            with_credentials: authorization.is_some(),
+            credentials: authorization.is_some().then_some(visit.who),
         };
         if let Some(shown) = shown.filter(|pass| pass.key.as_ref() == Some(&key)) {
             if shown.is_fresh {

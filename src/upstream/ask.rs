@@ -1,44 +1,43 @@
-//! A whole question to the registry: a free connection, getting in, redirects, a few attempts; and what the answer's
-//! status means.
+//! A whole question to an upstream: a free connection, one endpoint after the other, a few attempts; and what the
+//! answer's status means.
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use http::header::RETRY_AFTER;
 use http::{HeaderValue, Method};
 use tokio::time::{Instant, sleep};
 use url::Url;
 
-use super::admission::{Admission, Visit};
+use super::endpoint::{Endpoint, Place};
+use super::health::Watched;
 use super::lanes::{Lane, Lanes, Permit};
+use super::purses::Cost;
 use super::range::{Range, Validator};
-use super::send::{Failure, Outgoing, Response, Role, Sender};
+use super::retry::{self, Allowance, jitter};
+use super::send::{Failure, Response};
 use super::{Error, retry_after};
-use crate::oci::Answer;
+use crate::oci::{Answer, ImageName};
+use crate::telemetry::Metrics;
 
-/// How often a question is asked before its failure is believed.
-const ATTEMPTS: u32 = 3;
-/// The longest pause before the second attempt; it doubles.
-const PAUSE: Duration = Duration::from_millis(100);
-/// How often one attempt may be sent: as it is, with a kept token, with two fresh ones. Bounds a registry that asks
-/// for something else each time.
-const ROUNDS: u32 = 4;
 /// How long a blob may wait for a connection: its turn comes when another blob is done, and clients wait 30 s.
 const QUEUE: Duration = Duration::from_secs(20);
 
 /// A question.
 pub(super) struct Ask {
     pub(super) method: Method,
+    /// Where the upstream itself is asked.
     pub(super) url: Url,
+    /// What a token must allow there, where the challenge does not say.
+    pub(super) scope: Arc<str>,
+    /// What mirrors are asked for, each at its own address. `None` for what only the upstream itself can say.
+    pub(super) mirrored: Option<(ImageName, String)>,
     pub(super) accept: Option<HeaderValue>,
     /// The bytes wanted.
     pub(super) range: Range,
     /// What they must still be a part of.
     pub(super) validator: Option<Validator>,
-    /// What a token must allow, where the challenge does not say.
-    pub(super) scope: Arc<str>,
     pub(super) lane: Lane,
+    pub(super) cost: Cost,
     /// Whether a failure may be slept over. Not for a question that somebody asks who has a copy: the copy is better
     /// than the wait.
     pub(super) is_patient: bool,
@@ -48,20 +47,84 @@ pub(super) struct Ask {
 pub(super) struct Given {
     pub(super) response: Response,
     pub(super) permit: Permit,
+    pub(super) witness: Witness,
 }
 
-/// Everything that is needed to ask one registry.
+/// Who gave an answer: to be told how it ended.
+#[derive(Clone)]
+pub struct Witness {
+    endpoint: Arc<Endpoint>,
+    /// Who sends the body: the endpoint itself, or where it sent us.
+    sending: Arc<Watched>,
+}
+
+impl Witness {
+    /// Its `host[:port]`.
+    pub fn host(&self) -> &str {
+        &self.endpoint.host
+    }
+
+    /// The answer came to a bad end after so many bytes of its body.
+    pub(super) fn failed(&self, bytes: u64, error: &Error) {
+        match error {
+            Error::Lies(_) | Error::TooLarge { .. } => self.lied(error),
+            Error::Broken(_) | Error::Timeout(_) | Error::Slow { .. } => self.broke_off(bytes, error),
+            _ => {}
+        }
+    }
+
+    /// A mirror is passed over for a moment, so that the rest is asked for elsewhere.
+    fn broke_off(&self, bytes: u64, error: &Error) {
+        self.sending.broke_off(bytes, error);
+        let registry = self.endpoint.sender.health.registry();
+        if self.endpoint.is_mirror && !Arc::ptr_eq(registry, &self.sending) {
+            registry.broke_off(bytes, error);
+        }
+    }
+
+    /// What it sent is not what it was asked for. A mirror that lies is not asked for a while; the upstream itself is,
+    /// for there is nobody else.
+    pub fn lied(&self, error: &Error) {
+        if self.endpoint.is_mirror {
+            self.endpoint.sender.health.registry().distrust(error);
+        }
+    }
+}
+
+impl std::fmt::Debug for Witness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Witness({})", self.host())
+    }
+}
+
+/// Which endpoint comes next for one question: none twice.
+#[derive(Default)]
+pub(super) struct Tour {
+    next: usize,
+}
+
+/// Everything that is needed to ask one upstream.
 pub(super) struct Registry {
-    pub(super) sender: Arc<Sender>,
-    pub(super) admission: Admission,
+    /// In the order in which they are asked.
+    pub(super) mirrors: Vec<Arc<Endpoint>>,
+    pub(super) home: Arc<Endpoint>,
     pub(super) lanes: Lanes,
     pub(super) first_byte_timeout: Duration,
+    pub(super) allowance: Mutex<Allowance>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) repository: Arc<str>,
 }
 
 impl Registry {
-    /// Asks. `None` only for a 404: everything else that is no success is an error. The wait for the answer's headers,
-    /// with tokens, redirects and further attempts, is never longer than `first_byte_timeout`.
+    /// Asks. `None` only for the upstream's own 404: everything else that is no success is an error. The wait for the
+    /// answer's headers, with mirrors, tokens, redirects and further attempts, is never longer than
+    /// `first_byte_timeout`.
     pub(super) async fn ask(&self, ask: &Ask) -> Answer<Given, Error> {
+        self.ask_next(ask, &mut Tour::default()).await
+    }
+
+    /// Asks those who have not been asked yet.
+    pub(super) async fn ask_next(&self, ask: &Ask, tour: &mut Tour) -> Answer<Given, Error> {
         let patience = match ask.lane {
             Lane::Short => self.first_byte_timeout,
             Lane::Body => QUEUE,
@@ -73,15 +136,60 @@ impl Registry {
             Lane::Short => arrival,
             Lane::Body | Lane::Spare => Instant::now(),
         };
-        let mut visit = Visit::new(&ask.scope, begin + self.first_byte_timeout);
+        let deadline = begin + self.first_byte_timeout;
+        self.allowance.lock().unwrap_or_else(PoisonError::into_inner).asked();
+        while let (Some(mirror), Some((image, rest))) = (self.mirrors.get(tour.next), &ask.mirrored) {
+            // Whoever hangs leaves the others their part of the time.
+            let others = u32::try_from(self.mirrors.len() - tour.next).unwrap_or(u32::MAX);
+            tour.next += 1;
+            let now = Instant::now();
+            let share = now + deadline.saturating_duration_since(now) / (others + 1);
+            let Some(place) = mirror.place(image, rest) else {
+                continue;
+            };
+            match self.ask_at(mirror, ask, &place, share).await {
+                Ok(Some(response)) => {
+                    mirror.tell(None);
+                    return Ok(Some(Given::new(response, permit, mirror)));
+                }
+                // A mirror need not have everything.
+                Ok(None) => {}
+                Err(error) => mirror.tell(Some(&error)),
+            }
+        }
+        tour.next = usize::MAX;
+        let place = Place {
+            url: ask.url.clone(),
+            scope: Arc::clone(&ask.scope),
+        };
+        let response = self.ask_at(&self.home, ask, &place, deadline).await?;
+        Ok(response.map(|response| Given::new(response, permit, &self.home)))
+    }
+
+    /// Asks one endpoint: a mirror once, the upstream itself as often as makes sense.
+    async fn ask_at(
+        &self,
+        endpoint: &Endpoint,
+        ask: &Ask,
+        place: &Place,
+        deadline: Instant,
+    ) -> Answer<Response, Error> {
+        endpoint.check_pause(&place.url)?;
         let mut attempt = 1;
         let response = loop {
-            let result = self.attempt(ask, &mut visit).await;
-            let pause = jitter(attempt);
-            let is_last = !ask.is_patient
-                || attempt == ATTEMPTS
-                || Instant::now() + pause >= visit.deadline
-                || !is_passing(&result);
+            let result = endpoint.attempt(ask, place, deadline).await;
+            let told = result
+                .as_ref()
+                .ok()
+                .and_then(|response| endpoint.note_pause(&place.url, response));
+            let pause = told.unwrap_or_default() + jitter(attempt);
+            let is_last = endpoint.is_mirror
+                || !ask.is_patient
+                || attempt == retry::ATTEMPTS
+                || pause > retry::LONGEST
+                || Instant::now() + pause >= deadline
+                || !is_passing(&result)
+                || !self.may_repeat();
             match result {
                 Ok(response) if is_last => break response,
                 Err(failure) if is_last => return Err(failure.error),
@@ -91,54 +199,44 @@ impl Registry {
             sleep(pause).await;
             attempt += 1;
         };
-        judge(&response).map(|found| found.then_some(Given { response, permit }))
+        Ok(judge(&response)?.then_some(response))
     }
 
-    /// One attempt: as often as the registry wants to see something else, within reason.
-    async fn attempt(&self, ask: &Ask, visit: &mut Visit<'_>) -> Result<Response, Failure> {
-        let mut pass = self.admission.in_advance(visit).await.map_err(Failure::last)?;
-        let mut url = ask.url.clone();
-        let mut is_foreign = false;
-        for _ in 0..ROUNDS {
-            let request = Outgoing {
-                method: ask.method.clone(),
-                url,
-                accept: ask.accept.clone(),
-                range: ask.range,
-                validator: ask.validator.clone(),
-                authorization: pass.as_ref().map(|pass| pass.header.clone()),
-            };
-            let mut response = self.sender.follow(request, Role::Registry, visit.deadline).await?;
-            response.is_foreign |= is_foreign;
-            if response.status() != 401 {
-                return Ok(response);
-            }
-            if response.is_foreign && !is_foreign {
-                // What was shown was for the registry, and has not been seen by this host.
-                pass = None;
-            }
-            pass = self
-                .admission
-                .after(&response, pass.as_ref(), visit)
-                .await
-                .map_err(Failure::last)?;
-            if pass.is_none() {
-                return Ok(response);
-            }
-            (url, is_foreign) = (response.url.clone(), response.is_foreign);
-            if !is_foreign {
-                url = ask.url.clone();
-            }
-            response.drain().await;
+    fn may_repeat(&self) -> bool {
+        let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = allowance.take(Instant::now());
+        drop(allowance);
+        if may {
+            self.metrics.upstream_retried(&self.repository);
         }
-        Err(Failure::last(Error::Refused { status: 401 }))
+        may
     }
 }
 
-/// Whether the next attempt may well do better. Not when the upstream itself says how long it will not.
+impl Given {
+    fn new(response: Response, permit: Permit, endpoint: &Arc<Endpoint>) -> Self {
+        Self {
+            witness: Witness {
+                endpoint: Arc::clone(endpoint),
+                sending: Arc::clone(&response.watched),
+            },
+            response,
+            permit,
+        }
+    }
+}
+
+impl Tour {
+    /// Whether anybody is left to be asked.
+    pub(super) const fn is_over(&self) -> bool {
+        self.next == usize::MAX
+    }
+}
+
+/// Whether the next attempt may well do better.
 fn is_passing(result: &Result<Response, Failure>) -> bool {
     match result {
-        Ok(response) => matches!(response.status(), 502..=504) && !response.headers().contains_key(RETRY_AFTER),
+        Ok(response) => matches!(response.status(), 408 | 502..=504),
         Err(failure) => failure.again,
     }
 }
@@ -154,26 +252,5 @@ fn judge(response: &Response) -> Result<bool, Error> {
         }),
         status @ 500.. => Err(Error::Failing { status }),
         status => Err(Error::Unexpected { status }),
-    }
-}
-
-/// "Full jitter": anything up to the longest pause, so that those who failed together do not come back together.
-fn jitter(attempt: u32) -> Duration {
-    let longest = PAUSE * 2_u32.pow(attempt.min(8) - 1);
-    // The keys of a new hasher are random; nothing here needs more than that.
-    let random = RandomState::new().build_hasher().finish();
-    let millis = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
-    Duration::from_millis(random % (millis + 1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_differ_and_are_bounded() {
-        let pauses: Vec<Duration> = (0..64).map(|_| jitter(2)).collect();
-        assert!(pauses.iter().all(|pause| *pause <= 2 * PAUSE));
-        assert!(pauses.iter().any(|pause| *pause != pauses[0]));
     }
 }

@@ -8,7 +8,7 @@ use http::Method;
 use http::header::CONTENT_RANGE;
 use tokio::time::{Instant, timeout};
 
-use super::ask::Given;
+use super::ask::{Given, Tour, Witness};
 use super::lanes::{Lane, Permit};
 use super::range::{Range, Sent, Validator};
 use super::send::Response;
@@ -87,10 +87,18 @@ impl Upstream {
         ask.validator = validator.cloned();
         ask.lane = lane;
         ask.is_patient = lane != Lane::Spare;
-        let Some(given) = self.0.registry.ask(&ask).await? else {
-            return Ok(None);
-        };
-        BlobStream::new(self, given, range).map(Some)
+        let mut tour = Tour::default();
+        loop {
+            let Some(given) = self.0.registry.ask_next(&ask, &mut tour).await? else {
+                return Ok(None);
+            };
+            let witness = given.witness.clone();
+            match BlobStream::new(self, given, range) {
+                // Another one may do better.
+                Err(error) if !tour.is_over() => witness.failed(0, &error),
+                result => return result.map(Some),
+            }
+        }
     }
 }
 
@@ -98,6 +106,10 @@ impl Upstream {
 pub struct BlobStream {
     response: Response,
     _permit: Permit,
+    /// To be told how it ends.
+    witness: Witness,
+    /// How much of it came.
+    received: u64,
     repository: Arc<str>,
     metrics: Arc<Metrics>,
     start: u64,
@@ -135,6 +147,8 @@ impl BlobStream {
             validator: Validator::of(&response),
             response,
             _permit: given.permit,
+            witness: given.witness,
+            received: 0,
             repository: inner.repository.as_str().into(),
             metrics: Arc::clone(&inner.metrics),
             start,
@@ -163,6 +177,26 @@ impl BlobStream {
     /// The next bytes. `None` at the end, and only where the announced length is reached: a body that ends before is
     /// [`Error::Broken`], one that goes on after it a lie.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        let chunk = self.next().await;
+        match &chunk {
+            Ok(Some(bytes)) => self.received += bytes.len() as u64,
+            Ok(None) => {}
+            Err(error) => self.witness.failed(self.received, error),
+        }
+        chunk
+    }
+
+    /// The `host[:port]` of the endpoint that it comes from: the upstream's, or a mirror's.
+    pub fn endpoint(&self) -> &str {
+        self.witness.host()
+    }
+
+    /// Whom to tell if the bytes turn out not to be what their digest says.
+    pub fn witness(&self) -> Witness {
+        self.witness.clone()
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let chunk = timeout(self.idle_timeout, self.response.chunk())
             .await
             .map_err(|_| Error::Timeout("the next bytes of a blob"))??;

@@ -17,7 +17,7 @@ const HUB_REALM: &str = "auth.docker.io";
 
 /// The credentials of one remote, and where they may go.
 pub(super) struct Keyring {
-    credentials: Option<Credentials>,
+    credentials: Vec<Credentials>,
     registry: Url,
     is_hub: bool,
     realms: Vec<String>,
@@ -28,7 +28,7 @@ impl Keyring {
     /// `registry` is where the requests go, which for Docker Hub is not what the configuration says.
     pub(super) fn new(config: &RemoteConfig, registry: Url, is_hub: bool) -> Self {
         Self {
-            credentials: config.credentials.first().cloned(),
+            credentials: config.credentials.clone(),
             registry,
             is_hub,
             realms: config
@@ -40,9 +40,9 @@ impl Keyring {
         }
     }
 
-    /// `Authorization: Basic …`, for the registry itself. `None` without credentials.
-    pub(super) fn basic(&self) -> Option<HeaderValue> {
-        let credentials = self.credentials.as_ref()?;
+    /// `Authorization: Basic …` of one of them, for the registry itself. `None` without credentials.
+    pub(super) fn basic(&self, who: usize) -> Option<HeaderValue> {
+        let credentials = self.credentials.get(who)?;
         let plain = format!("{}:{}", credentials.username, credentials.password.reveal());
         let text = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(plain));
         let mut value = HeaderValue::try_from(text).ok()?;
@@ -52,8 +52,8 @@ impl Keyring {
 
     /// The same for a token endpoint, if it is one of those that may see it; otherwise it is asked anonymously, and
     /// the log says so once.
-    pub(super) fn for_realm(&self, repository: &str, realm: &Url) -> Option<HeaderValue> {
-        let basic = self.basic()?;
+    pub(super) fn for_realm(&self, repository: &str, realm: &Url, who: usize) -> Option<HeaderValue> {
+        let basic = self.basic(who)?;
         if self.trusts(realm) {
             return Some(basic);
         }
@@ -140,14 +140,14 @@ mod tests {
             (&plain, "https://localhost:5000/token", true),
         ] {
             let realm: Url = realm.parse().expect("a URL");
-            assert_eq!(keyring.for_realm("r", &realm).is_some(), sees, "{realm}");
+            assert_eq!(keyring.for_realm("r", &realm, 0).is_some(), sees, "{realm}");
         }
     }
 
     #[test]
     fn the_header_is_what_the_specification_says_and_is_not_printed() {
         let value = keyring("https://r.example.com", &[], false)
-            .basic()
+            .basic(0)
             .expect("credentials");
         assert_eq!(value.to_str().expect("text"), "Basic YWRhOmxvdmVsYWNl");
         assert!(!format!("{value:?}").contains("YWRh"));

@@ -50,6 +50,16 @@ pub enum Error {
         /// The time they may take.
         period: Duration,
     },
+    /// It failed too often lately and is not asked until it had some time.
+    #[error("is not asked for another {} s, because {who} {why}", retry_after.as_secs().max(1))]
+    Open {
+        /// Who of it: itself, its token endpoint, the host of its content.
+        who: &'static str,
+        /// What failed last.
+        why: String,
+        /// When it is asked again.
+        retry_after: Duration,
+    },
     /// 429.
     #[error("says that it was asked too often (429)")]
     RateLimited {
@@ -86,10 +96,11 @@ pub enum Error {
 }
 
 impl Error {
-    /// When it may be asked again, where it said so.
+    /// When it may be asked again, where it said so or we do.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after } => *retry_after,
+            Self::Open { retry_after, .. } => Some(*retry_after),
             _ => None,
         }
     }
@@ -103,6 +114,7 @@ impl Error {
                 | Self::Proxy { .. }
                 | Self::Timeout(_)
                 | Self::Busy
+                | Self::Open { .. }
                 | Self::RateLimited { .. }
                 | Self::Failing { .. }
                 | Self::Slow { .. }
@@ -118,6 +130,7 @@ impl Error {
                 | Self::Proxy { .. }
                 | Self::Timeout(_)
                 | Self::Busy
+                | Self::Open { .. }
                 | Self::Failing { .. }
         )
     }

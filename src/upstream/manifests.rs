@@ -4,7 +4,7 @@ use http::Method;
 use http::header::CONTENT_TYPE;
 use tokio::time::Instant;
 
-use super::ask::Ask;
+use super::ask::{Ask, Given, Tour};
 use super::send::Response;
 use super::{Error, TOTAL, Upstream, accept};
 use crate::oci::manifest::Contents;
@@ -51,9 +51,35 @@ impl Upstream {
         let Some(ask) = self.manifest_question(Method::GET, image, reference) else {
             return Ok(None);
         };
-        let Some(given) = self.0.registry.ask(&ask).await? else {
-            return Ok(None);
-        };
+        let mut tour = Tour::default();
+        loop {
+            let Some(given) = self.0.registry.ask_next(&ask, &mut tour).await? else {
+                return Ok(None);
+            };
+            let witness = given.witness.clone();
+            match self.read_manifest(given, reference).await {
+                Err(error) if !tour.is_over() => {
+                    tracing::warn!(
+                        repository = %self.0.repository,
+                        %image,
+                        %reference,
+                        mirror = witness.host(),
+                        %error,
+                        "a mirror's manifest is no use; the next one is asked"
+                    );
+                    witness.failed(0, &error);
+                }
+                Err(error) => {
+                    witness.failed(0, &error);
+                    return Err(error);
+                }
+                Ok(read) => return Ok(Some(read)),
+            }
+        }
+    }
+
+    /// The body of an answer, if it is the manifest that was asked for.
+    async fn read_manifest(&self, given: Given, reference: &Reference) -> Result<(Manifest, Contents), Error> {
         let announced = announced_digest(&given.response);
         let content_type = given.response.header(CONTENT_TYPE.as_str()).map(str::to_owned);
         let end = Instant::now() + TOTAL;
@@ -82,7 +108,7 @@ impl Upstream {
                 "the manifest that it sends for {digest} has another digest"
             )));
         }
-        Ok(Some((manifest, contents)))
+        Ok((manifest, contents))
     }
 
     fn manifest_question(&self, method: Method, image: &ImageName, reference: &Reference) -> Option<Ask> {

@@ -9,16 +9,22 @@
 mod admission;
 mod ask;
 mod blobs;
+mod breaker;
+mod budget;
 mod challenge;
 mod clients;
 mod credentials;
+mod endpoint;
 mod error;
 mod guard;
+mod health;
 mod lanes;
 mod lists;
 mod manifests;
 mod proxy;
+mod purses;
 mod range;
+mod retry;
 mod retry_after;
 mod send;
 #[cfg(test)]
@@ -27,23 +33,25 @@ mod tls;
 mod tokens;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{HeaderValue, Method};
+use tokio::time::Instant;
 use url::Url;
 
 use crate::config::RemoteConfig;
 use crate::oci::{ImageName, RepositoryKey};
 use crate::telemetry::Metrics;
-use admission::Admission;
 use ask::{Ask, Registry};
-use credentials::Keyring;
+use endpoint::Endpoint;
 use lanes::{Lane, Lanes};
-use send::Sender;
-use tokens::Tokens;
+use purses::Cost;
+use retry::Allowance;
 
+pub use ask::Witness;
 pub use blobs::BlobStream;
+pub use budget::Budget;
 pub use error::Error;
 pub use manifests::Head;
 pub use range::{Range, Validator};
@@ -68,11 +76,6 @@ pub struct Upstream(Arc<Inner>);
 
 struct Inner {
     repository: RepositoryKey,
-    host: String,
-    base: Url,
-    /// The path of the configured URL: what every image's name begins with there.
-    prefix: Option<ImageName>,
-    is_hub: bool,
     manifest_limit: u64,
     idle_timeout: Duration,
     registry: Registry,
@@ -87,82 +90,87 @@ impl Upstream {
         manifest_limit: u64,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Error> {
-        let (base, prefix, is_hub) = locate(config)?;
-        let host = if is_hub {
-            HUB_NAMESPACE.to_owned()
-        } else {
-            match (base.host_str().unwrap_or_default(), base.port()) {
-                (host, None) => host.to_owned(),
-                (host, Some(port)) => format!("{host}:{port}"),
-            }
-        };
-        let sender = Arc::new(Sender::new(repository, config, Arc::clone(&metrics))?);
-        let tokens = Tokens::new(Arc::clone(&sender));
-        let keyring = Keyring::new(config, base.clone(), is_hub);
+        let home = Endpoint::home(repository, config, &metrics)?;
+        let mirrors: Result<Vec<_>, Error> = config
+            .mirrors
+            .iter()
+            .map(|url| Endpoint::mirror(repository, config, url, &metrics).map(Arc::new))
+            .collect();
         if config.insecure {
             tracing::warn!(
                 %repository,
-                upstream = host,
+                upstream = home.host,
                 "insecure: nothing proves that this upstream is who it says, and credentials can be read on the way"
             );
         }
         Ok(Self(Arc::new(Inner {
             repository: repository.clone(),
-            host,
-            base,
-            prefix,
-            is_hub,
             manifest_limit,
             idle_timeout: config.idle_timeout,
             registry: Registry {
-                admission: Admission::new(repository.as_str(), keyring, tokens, config.insecure),
-                sender,
+                mirrors: mirrors?,
+                home: Arc::new(home),
                 lanes: Lanes::new(config.connections),
                 first_byte_timeout: config.first_byte_timeout,
+                allowance: Mutex::new(Allowance::new(Instant::now())),
+                metrics: Arc::clone(&metrics),
+                repository: repository.as_str().into(),
             },
             metrics,
         })))
     }
 
+    fn home(&self) -> &Endpoint {
+        &self.0.registry.home
+    }
+
+    /// What is left of the pulls that the upstream allows, of whichever credential has most. `None` if there is nothing
+    /// to be sparing with: nobody has said how many there are, or one that can be used is not counted.
+    pub fn budget(&self) -> Option<Budget> {
+        self.home().purses.best()
+    }
+
     /// The registry's `host[:port]`, for messages; Docker Hub's is `docker.io`.
     pub fn host(&self) -> &str {
-        &self.0.host
+        &self.home().host
     }
 
     /// The `?ns=` hosts that it stands for.
     pub fn namespaces(&self) -> Vec<&str> {
-        if self.0.prefix.is_some() {
+        if self.home().prefix.is_some() {
             // Only a part of that host's images is here, under other names.
             return Vec::new();
         }
-        vec![&self.0.host]
+        vec![self.host()]
     }
 
     /// The one name of an image that may be called several: on Docker Hub `alpine` is `library/alpine`.
     pub fn canonical(&self, image: &ImageName) -> ImageName {
-        if self.0.is_hub && self.0.prefix.is_none() && image.split_first().is_none() {
-            return image.under("library").unwrap_or_else(|_| image.clone());
-        }
-        image.clone()
+        self.home().canonical(image)
     }
 
     /// A question about an image. `None` when its name with the prefix would be longer than names are.
     fn question(&self, method: Method, image: &ImageName, rest: &str) -> Option<Ask> {
         let image = self.canonical(image);
-        let image = match &self.0.prefix {
-            Some(prefix) => image.under(prefix.as_str()).ok()?,
-            None => image,
+        let place = self.home().place(&image, rest)?;
+        let is_manifest = rest.starts_with("manifests/");
+        // A list proves nothing by itself: what a mirror leaves out may be there all the same.
+        let is_content = is_manifest || rest.starts_with("blobs/");
+        let cost = if is_manifest && method == Method::GET {
+            Cost::Pull
+        } else {
+            Cost::Nothing
         };
-        let mut url = self.0.base.clone();
-        url.set_path(&format!("/v2/{image}/{rest}"));
         Some(Ask {
             method,
-            url,
+            url: place.url,
+            scope: place.scope,
+            mirrored: is_content.then(|| (image, rest.to_owned())),
             accept: None,
             range: Range::default(),
             validator: None,
-            scope: format!("repository:{image}:pull").into(),
             lane: Lane::Short,
+            cost,
             is_patient: true,
         })
     }
@@ -170,7 +178,7 @@ impl Upstream {
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Upstream({} at {})", self.0.repository, self.0.host)
+        write!(f, "Upstream({} at {})", self.0.repository, self.host())
     }
 }
 

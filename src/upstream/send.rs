@@ -17,6 +17,7 @@ use url::Url;
 
 use super::Error;
 use super::clients::Clients;
+use super::health::{Health, Watched};
 use super::proxy::Proxy;
 use super::range::{Range, Validator};
 use crate::config::RemoteConfig;
@@ -29,7 +30,7 @@ const HOPS: usize = 5;
 const DRAINED: u64 = 16 * 1024;
 
 /// Who is asked, for counting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Role {
     /// The registry itself.
     Registry,
@@ -40,7 +41,16 @@ pub(super) enum Role {
 }
 
 impl Role {
-    const fn label(self) -> &'static str {
+    /// In a sentence whose subject is the upstream.
+    pub(super) const fn called(self) -> &'static str {
+        match self {
+            Self::Registry => "it",
+            Self::Token => "its token endpoint",
+            Self::Content => "the host of its content",
+        }
+    }
+
+    pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Registry => "registry",
             Self::Token => "token",
@@ -81,11 +91,18 @@ pub(super) struct Sender {
     repository: RepositoryKey,
     insecure: bool,
     idle_timeout: Duration,
+    /// Who of those that are asked fails too often to be asked.
+    pub(super) health: Health,
     metrics: Arc<Metrics>,
 }
 
 impl Sender {
-    pub(super) fn new(repository: &RepositoryKey, config: &RemoteConfig, metrics: Arc<Metrics>) -> Result<Self, Error> {
+    pub(super) fn new(
+        repository: &RepositoryKey,
+        config: &RemoteConfig,
+        health: Health,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Error> {
         let clients = Clients::new(config).map_err(|error| match error {
             Error::Configuration { key, reason } => Error::Configuration {
                 key: format!("repositories.{repository}.{key}"),
@@ -98,6 +115,7 @@ impl Sender {
             repository: repository.clone(),
             insecure: config.insecure,
             idle_timeout: config.idle_timeout,
+            health,
             metrics,
         })
     }
@@ -119,9 +137,20 @@ impl Sender {
             } else {
                 Role::Content
             };
-            let inner = self.exchange(&request, asked, deadline).await?;
+            let turn = self.health.enter(asked, &request.url).map_err(Failure::last)?;
+            let (inner, watched) = match self.exchange(&request, asked, deadline).await {
+                Ok(inner) => {
+                    let watched = turn.answered(inner.status().as_u16(), inner.headers());
+                    (inner, watched)
+                }
+                Err(failure) => {
+                    turn.failed(&failure.error);
+                    return Err(failure);
+                }
+            };
             let response = Response {
                 inner,
+                watched,
                 url: request.url.clone(),
                 is_foreign: !is_home,
                 idle_timeout: self.idle_timeout,
@@ -180,6 +209,8 @@ impl Sender {
 /// An answer whose headers are in.
 pub(super) struct Response {
     inner: reqwest::Response,
+    /// Who is answering.
+    pub(super) watched: Arc<Watched>,
     /// Whose answer it is, after redirects. Its query may be a signature: never to be printed.
     pub(super) url: Url,
     /// Whether redirects led to another origin than the one that was asked.

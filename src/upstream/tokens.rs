@@ -28,11 +28,11 @@ const LONGEST_LIFE: f64 = 12.0 * 3600.0;
 /// The part of its life in which it is used: clocks and networks are not exact.
 const USED_LIFE: f64 = 0.85;
 
-/// What a token is for: endpoint, service and scope, which are its URL, and whether the credentials were shown for it.
+/// What a token is for: endpoint, service and scope, which are its URL, and which credentials were shown for it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) url: Url,
-    pub(super) with_credentials: bool,
+    pub(super) credentials: Option<usize>,
 }
 
 /// A token, ready to be sent.

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use entrepot::upstream::{Range, Upstream};
+use entrepot::upstream::{Error, Range, Upstream};
 
 use super::asking::{asking, blob, image, manifest};
 use crate::support::upstream::{ALWAYS, Act, Image, Server, noise, remote};
@@ -213,7 +213,13 @@ impl Stage {
 
     async fn assert_well(&self, case: &str) {
         self.server.behave();
-        let well = manifest(&self.upstream, "a", "v1").await;
+        let well = loop {
+            match manifest(&self.upstream, "a", "v1").await {
+                // Whoever fails often is left alone for a moment first.
+                Err(Error::Open { retry_after, .. }) => tokio::time::sleep(retry_after).await,
+                answer => break answer,
+            }
+        };
         assert_eq!(well, Ok(Some(self.put.digest.clone())), "{case}");
         assert_eq!(
             blob(&self.upstream, "a", &self.put.layers[0]).await.unwrap().len(),
