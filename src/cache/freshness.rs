@@ -5,9 +5,12 @@ use std::time::{Duration, SystemTime};
 use crate::config::RemoteConfig;
 use crate::oci::Digest;
 use crate::store::Move;
+use crate::upstream::Budget;
 
 /// How many moves of a tag are held back at once.
 const MOVES: usize = 20;
+/// How many times as long a tag is served without asking when nothing is left to fetch what it may have moved to.
+const STRETCHED: u64 = 12;
 
 /// What to do with a stored copy of what a tag meant. (A digest always means the same: its copy is served.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +31,7 @@ pub(super) struct Freshness {
     tag_ttl: Duration,
     stale_if_error: Option<Duration>,
     hold: Duration,
+    reserve: u64,
 }
 
 /// What to do about a tag that upstream says to mean something.
@@ -48,7 +52,23 @@ impl Freshness {
             // Who is never asked does not fail: what is here counts for as long as it is so.
             stale_if_error: if config.offline { None } else { config.stale_if_error },
             hold: config.hold,
+            reserve: config.reserve,
         }
+    }
+
+    /// The same with what is left of the upstream's budget in view: the less, the longer a tag is served without
+    /// asking.
+    pub(super) fn under(self, budget: Option<&Budget>) -> Self {
+        let factor = budget.map_or(100, |budget| stretch(budget.remaining, budget.limit, self.reserve));
+        Self {
+            tag_ttl: self.tag_ttl.saturating_mul(factor) / 100,
+            ..self
+        }
+    }
+
+    /// Whether what is left of the budget is for images that are not here at all.
+    pub(super) fn is_reserved(&self, budget: Option<&Budget>) -> bool {
+        budget.is_some_and(|budget| budget.remaining <= self.reserve)
     }
 
     /// What to do with a copy of this age. An unknown age, as after a crash, is past its time but never past use: an
@@ -119,6 +139,20 @@ impl Move {
     }
 }
 
+/// How much longer a tag is fresh, in hundredths: as long as ever while half of the budget is left, and from there on
+/// longer with every pull, until the rest is reserved.
+fn stretch(remaining: u64, limit: u64, reserve: u64) -> u32 {
+    let half = (limit / 2).max(reserve);
+    let spent = half.saturating_sub(remaining.max(reserve));
+    let whole = u128::from(half - reserve).max(1);
+    let factor = if remaining <= reserve {
+        u128::from(STRETCHED) * 100
+    } else {
+        100 + u128::from(spent) * u128::from(STRETCHED - 1) * 100 / whole
+    };
+    u32::try_from(factor).unwrap_or(u32::MAX)
+}
+
 /// The age of what was verified then. Unknown if that is not known, or lies in the future: a clock that was put back
 /// must not make a copy fresh until it has caught up.
 pub(super) fn age(verified: Option<SystemTime>, now: SystemTime) -> Option<Duration> {
@@ -136,6 +170,29 @@ mod tests {
             tag_ttl: Duration::from_secs(tag_ttl),
             stale_if_error: stale_if_error.map(Duration::from_secs),
             hold: Duration::ZERO,
+            reserve: 0,
+        }
+    }
+
+    #[test]
+    fn the_time_of_a_tag_is_stretched_from_half_of_the_budget_to_the_reserve() {
+        for (remaining, limit, reserve, factor) in [
+            (100, 100, 0, 100),
+            (50, 100, 0, 100),
+            (25, 100, 0, 650),
+            (0, 100, 0, 1200),
+            (20, 100, 20, 1200),
+            (35, 100, 20, 650),
+            (99, 100, 99, 1200),
+            (100, 100, 99, 100),
+            (0, 0, 0, 1200),
+            (u64::MAX, u64::MAX, 0, 100),
+        ] {
+            assert_eq!(
+                stretch(remaining, limit, reserve),
+                factor,
+                "{remaining} of {limit}, {reserve}"
+            );
         }
     }
 
@@ -235,6 +292,18 @@ mod tests {
             prop_assert!(again.follow.is_none());
             let then = policy.course(&one, &again.moves, &two, at(0) - Duration::from_secs(back + 1) + Duration::from_secs(hold));
             prop_assert_eq!(then.follow, Some(two));
+        }
+
+        #[test]
+        fn the_less_is_left_the_longer_it_is_fresh(
+            limit: u64,
+            remaining in (any::<u64>(), any::<u64>()),
+            reserve: u64,
+        ) {
+            let (less, more) = (remaining.0.min(remaining.1), remaining.0.max(remaining.1));
+            let (long, short) = (stretch(less, limit, reserve), stretch(more, limit, reserve));
+            prop_assert!(long >= short, "{long} {short}");
+            prop_assert!((100..=1200).contains(&long) && (100..=1200).contains(&short));
         }
 
         #[test]

@@ -20,6 +20,8 @@ pub(super) enum Told {
     Same(Digest),
     /// The tag has moved, and is held at this.
     Held(Digest, Arc<[Move]>),
+    /// The tag may mean something else by now, and that it is not fetched has this reason.
+    Kept(Digest, String),
     /// It is this.
     Is(Manifest),
     /// There is none.
@@ -60,7 +62,8 @@ impl Inner {
             return Ok(None);
         }
         let trouble = self.trouble();
-        match self.freshness.step(held.age, trouble.is_some()) {
+        let budget = self.upstream.budget();
+        match self.freshness.under(budget.as_ref()).step(held.age, trouble.is_some()) {
             Step::Serve => Ok(Some(self.fresh(held))),
             Step::ServeStale => {
                 self.outage.wanted(image, tag);
@@ -203,6 +206,14 @@ impl Inner {
                     ..Cached::now(manifest, Outcome::Revalidated)
                 })
             }
+            Told::Kept(digest, why) => match held {
+                Some(held) if held.manifest.digest == digest => Some(self.stale(held, &why)),
+                // The question was asked by somebody who held something else than we did a moment before.
+                _ => self.here(image).manifest(&digest).await?.map(|manifest| Cached {
+                    warning: Some(self.told(&why, None)),
+                    ..Cached::now(manifest, Outcome::Stale)
+                }),
+            },
             Told::Same(digest) => match held {
                 Some(held) if held.manifest.digest == digest => Some(Cached::now(held.manifest, Outcome::Revalidated)),
                 // The question was asked by somebody who held something else than we did a moment before.
@@ -239,6 +250,17 @@ impl Inner {
                 told
             }
         }))
+    }
+
+    /// Why what there is a copy of is not fetched again, if so: the few pulls that are left are for what is not here.
+    pub(super) fn reserved(&self, what: &str) -> Option<String> {
+        let budget = self.upstream.budget()?;
+        self.freshness.is_reserved(Some(&budget)).then(|| {
+            format!(
+                "{what}, but allows only {} more pulls, which are kept for images that are not here",
+                budget.remaining
+            )
+        })
     }
 
     /// Fetches a manifest and stores it, as what these tags mean.

@@ -35,6 +35,12 @@ impl Inner {
                 digest: Some(digest), ..
             })) => {
                 self.judge(Ok(()))?;
+                if let Some(why) = self.reserved("says that this tag has moved")
+                    && digest != record.digest
+                    && self.here(image).manifest(&digest).await?.is_none()
+                {
+                    return Ok(Told::Kept(record.digest, why));
+                }
                 let told = self.settle(image, tag, &record, &digest, None, asked).await?;
                 if !matches!(told, Told::Gone) {
                     return Ok(told);
@@ -43,6 +49,10 @@ impl Inner {
             // Some registries answer a HEAD with less than a GET: without a digest, or with 403, 404 or 405.
             Ok(_) | Err(upstream::Error::Unexpected { .. } | upstream::Error::Refused { status: 403 }) => {}
             Err(error) => return self.judge(Err(error)),
+        }
+        if let Some(why) = self.reserved("does not say whether this tag has moved") {
+            self.judge(Ok(()))?;
+            return Ok(Told::Kept(record.digest, why));
         }
         match self.get(image, &reference, &[]).await? {
             Told::Is(manifest) => {
