@@ -418,8 +418,10 @@ impl Inner {
 
     /// Asks now and then until the upstream answers, or nobody uses this any more.
     async fn probe(myself: Weak<Self>, number: u64, retry_after: Option<Duration>) {
+        let mut told = None;
         for pause in outage::pauses(retry_after) {
-            tokio::time::sleep(pause).await;
+            // Who says when it can be asked is asked then: neither in vain before, nor long after.
+            tokio::time::sleep(told.take().unwrap_or(pause)).await;
             let Some(inner) = myself.upgrade() else { return };
             let Some((image, tag)) = inner.outage.question(number) else {
                 // Over; or nobody waits for its end, and the next who asks may find out.
@@ -429,7 +431,9 @@ impl Inner {
             drop(inner);
             if let Ok((flight, _)) = question {
                 // What it finds out, it notes itself.
-                flight.landed().await;
+                if let Some(Err(error)) = flight.landed().await {
+                    told = outage::told(error.upstream().and_then(upstream::Error::retry_after));
+                }
             }
         }
         if let Some(inner) = myself.upgrade() {

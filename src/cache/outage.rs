@@ -90,6 +90,12 @@ pub(super) fn pauses(retry_after: Option<Duration>) -> impl Iterator<Item = Dura
     std::iter::successors(Some(first), |pause| Some((*pause * 2).min(LONGEST_PAUSE))).take(PROBES as usize)
 }
 
+/// The pause before the next probe, where the last one was told how long it makes no sense.
+pub(super) fn told(retry_after: Option<Duration>) -> Option<Duration> {
+    let least = Duration::from_millis(100);
+    retry_after.map(|wait| (wait + Duration::from_millis(10)).clamp(least, LONGEST_PAUSE))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
