@@ -58,6 +58,7 @@ impl Task {
                 return;
             }
             Err(error) => {
+                self.doubt(&error);
                 drop(room);
                 tell.send_replace(State::Failed(error));
                 return;
@@ -195,6 +196,7 @@ impl Task {
                 error
             }
         };
+        self.doubt(&error);
         // Those who read it have had their status line: this is the only place to say why it broke off.
         tracing::warn!(
             repository = %self.source.inner.key,
@@ -205,6 +207,13 @@ impl Task {
         );
         drop((reservation, room));
         ending.fail(error);
+    }
+
+    /// Lets upstream know that what it sent cannot be what was asked for.
+    fn doubt(&self, error: &Error) {
+        if let Some(error @ upstream::Error::Lies(_)) = error.upstream() {
+            self.source.inner.upstream.doubt(&self.source.digest, error);
+        }
     }
 
     fn verify(&self, download: Download) -> Result<VerifiedFile, Error> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, Method};
+use moka::sync::Cache;
 use tokio::time::{Instant, sleep};
 use url::Url;
 
@@ -16,7 +17,7 @@ use super::range::{Range, Validator};
 use super::retry::{self, Allowance, jitter};
 use super::send::{Failure, Response};
 use super::{Error, retry_after};
-use crate::oci::{Answer, ImageName};
+use crate::oci::{Answer, Digest, ImageName};
 use crate::telemetry::Metrics;
 
 /// How long a blob may wait for a connection: its turn comes when another blob is done, and clients wait 30 s.
@@ -52,7 +53,7 @@ pub(super) struct Given {
 
 /// Who gave an answer: to be told how it ended.
 #[derive(Clone)]
-pub struct Witness {
+pub(super) struct Witness {
     endpoint: Arc<Endpoint>,
     /// Who sends the body: the endpoint itself, or where it sent us.
     sending: Arc<Watched>,
@@ -60,7 +61,7 @@ pub struct Witness {
 
 impl Witness {
     /// Its `host[:port]`.
-    pub fn host(&self) -> &str {
+    pub(super) fn host(&self) -> &str {
         &self.endpoint.host
     }
 
@@ -84,7 +85,7 @@ impl Witness {
 
     /// What it sent is not what it was asked for. A mirror that lies is not asked for a while; the upstream itself is,
     /// for there is nobody else.
-    pub fn lied(&self, error: &Error) {
+    fn lied(&self, error: &Error) {
         if self.endpoint.is_mirror {
             self.endpoint.sender.health.registry().distrust(error);
         }
@@ -111,6 +112,8 @@ pub(super) struct Registry {
     pub(super) lanes: Lanes,
     pub(super) first_byte_timeout: Duration,
     pub(super) allowance: Mutex<Allowance>,
+    /// Which mirrors have sent bytes of a blob: whether they are right shows when the last one is here.
+    pub(super) givers: Cache<Digest, Arc<[Witness]>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) repository: Arc<str>,
 }
@@ -200,6 +203,28 @@ impl Registry {
             attempt += 1;
         };
         Ok(judge(&response)?.then_some(response))
+    }
+
+    /// Remembers who sends a blob, if there is anybody else to ask for it.
+    pub(super) fn remember(&self, digest: &Digest, witness: &Witness) {
+        if !witness.endpoint.is_mirror {
+            return;
+        }
+        let known = self.givers.get(digest).unwrap_or_default();
+        if known
+            .iter()
+            .all(|giver| !Arc::ptr_eq(&giver.endpoint, &witness.endpoint))
+        {
+            let all = known.iter().chain([witness]).cloned().collect();
+            self.givers.insert(digest.clone(), all);
+        }
+    }
+
+    /// What was sent for a blob is not it: none of the mirrors that sent some of it is asked for a while.
+    pub(super) fn doubt(&self, digest: &Digest, error: &Error) {
+        for giver in self.givers.remove(digest).iter().flat_map(|givers| givers.iter()) {
+            giver.lied(error);
+        }
     }
 
     fn may_repeat(&self) -> bool {

@@ -67,6 +67,11 @@ impl Upstream {
         self.ask_for_blob(image, digest, range, validator, Lane::Spare).await
     }
 
+    /// Says that what was sent for a blob is not it. Who sent it is not asked next, if there is anybody else.
+    pub fn doubt(&self, digest: &Digest, error: &Error) {
+        self.0.registry.doubt(digest, error);
+    }
+
     /// Whether somebody waits for a connection: what is spare is to be given back.
     pub fn is_crowded(&self) -> bool {
         self.0.registry.lanes.is_crowded()
@@ -96,7 +101,11 @@ impl Upstream {
             match BlobStream::new(self, given, range) {
                 // Another one may do better.
                 Err(error) if !tour.is_over() => witness.failed(0, &error),
-                result => return result.map(Some),
+                Err(error) => return Err(error),
+                Ok(stream) => {
+                    self.0.registry.remember(digest, &witness);
+                    return Ok(Some(stream));
+                }
             }
         }
     }
@@ -189,11 +198,6 @@ impl BlobStream {
     /// The `host[:port]` of the endpoint that it comes from: the upstream's, or a mirror's.
     pub fn endpoint(&self) -> &str {
         self.witness.host()
-    }
-
-    /// Whom to tell if the bytes turn out not to be what their digest says.
-    pub fn witness(&self) -> Witness {
-        self.witness.clone()
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {

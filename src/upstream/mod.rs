@@ -37,6 +37,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{HeaderValue, Method};
+use moka::sync::Cache;
 use tokio::time::Instant;
 use url::Url;
 
@@ -49,7 +50,6 @@ use lanes::{Lane, Lanes};
 use purses::Cost;
 use retry::Allowance;
 
-pub use ask::Witness;
 pub use blobs::BlobStream;
 pub use budget::Budget;
 pub use error::Error;
@@ -58,6 +58,8 @@ pub use range::{Range, Validator};
 
 /// The longest that a manifest or a page of a list may take as a whole.
 const TOTAL: Duration = Duration::from_secs(30);
+/// For how many blobs it is remembered which mirrors sent them.
+const GIVERS: u64 = 1000;
 /// The names that Docker Hub goes by.
 const HUB_NAMES: [&str; 4] = [
     "docker.io",
@@ -113,6 +115,7 @@ impl Upstream {
                 lanes: Lanes::new(config.connections),
                 first_byte_timeout: config.first_byte_timeout,
                 allowance: Mutex::new(Allowance::new(Instant::now())),
+                givers: Cache::new(GIVERS),
                 metrics: Arc::clone(&metrics),
                 repository: repository.as_str().into(),
             },
