@@ -17,7 +17,7 @@ use crate::http::serve::Door;
 use crate::http::site::{Front, Site};
 use crate::http::tls::Tls;
 use crate::oci::{Algorithm, Digest};
-use crate::repository::Repositories;
+use crate::repository::{RemoteRepository, Repositories};
 use crate::store::{Options, Store};
 use crate::telemetry::Metrics;
 
@@ -57,6 +57,7 @@ pub struct App {
     door: Door,
     metrics_door: Door,
     tls: Option<Tls>,
+    warmers: Warmers,
     addresses: Vec<std::net::SocketAddr>,
 }
 
@@ -76,6 +77,8 @@ impl App {
         let tls = config.server.tls.as_ref().map(Tls::load).transpose()?;
         let addresses = door.listen(&config.server.listen, tls.clone()).await?;
         metrics_door.listen(&metrics_listen(&config), None).await?;
+        let mut warmers = Warmers::default();
+        warmers.follow(&front.site.load().repositories);
         Ok(Self {
             seen: content(&source, &files),
             source,
@@ -85,6 +88,7 @@ impl App {
             door,
             metrics_door,
             tls,
+            warmers,
             addresses,
         })
     }
@@ -125,9 +129,10 @@ impl App {
     }
 
     /// Stops: not ready at once, running requests to their end or the drain's, the index closed cleanly.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         tracing::info!(drain_seconds = self.config.server.drain.as_secs(), "stopping");
         self.front.start_draining();
+        self.warmers = Warmers::default();
         let finished = self.door.drain(self.config.server.drain).await;
         self.metrics_door.drain(Duration::from_secs(1)).await;
         if !finished {
@@ -194,6 +199,7 @@ impl App {
         for warning in warnings {
             tracing::warn!(warning = %warning.line(), "configuration");
         }
+        self.warmers.follow(&front.site.load().repositories);
         self.config = config;
         self.files = files;
         self.seen = content(&self.source, &self.files);
@@ -213,6 +219,25 @@ async fn tidy(store: Store) {
         }
         if let Err(error) = store.tidy().await {
             tracing::warn!(%error, "the caches could not be tidied");
+        }
+    }
+}
+
+/// The tasks that keep images warm, one for each remote that has any. They end with this.
+#[derive(Default)]
+struct Warmers(Vec<(Arc<RemoteRepository>, AbortOnDropHandle<()>)>);
+
+impl Warmers {
+    /// Keeps warm what these repositories say. What a reload has not changed goes on as it is.
+    fn follow(&mut self, repositories: &Repositories) {
+        let mut before = std::mem::take(&mut self.0);
+        for remote in repositories.remotes().filter(|remote| remote.is_kept_warm()) {
+            let same = before.iter().position(|(running, _)| Arc::ptr_eq(running, remote));
+            let task = match same {
+                Some(at) => before.swap_remove(at).1,
+                None => AbortOnDropHandle::new(tokio::spawn(Arc::clone(remote).keep_warm())),
+            };
+            self.0.push((Arc::clone(remote), task));
         }
     }
 }

@@ -5,6 +5,8 @@
     reason = "a command talks to whoever typed it"
 )]
 
+mod api;
+
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+
+use api::TagCommand;
 
 use crate::app::{self, App, Source};
 use crate::config::{self, Config, Environment, Loaded, Problem, RepositoryConfig};
@@ -54,6 +58,83 @@ enum Command {
     Reindex(File),
     /// Exit 0 if the local server is ready: for container images without a shell.
     Healthcheck(File),
+    /// What a tag meant and when; hold it; put it back.
+    #[command(subcommand)]
+    Tags(Tags),
+    /// Fill the cache ahead of time.
+    Prefetch(Prefetch),
+}
+
+/// Where the server is, and how to tell what it says.
+#[derive(Debug, Args)]
+struct Server {
+    /// The running server; without it `ENTREPOT_SERVER`, or <http://127.0.0.1:5000>.
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// Print what the server says as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Server {
+    fn url(&self) -> String {
+        let said = self.server.clone();
+        let said = said.or_else(|| std::env::var("ENTREPOT_SERVER").ok().filter(|text| !text.is_empty()));
+        said.unwrap_or_else(|| "http://127.0.0.1:5000".to_owned())
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Tags {
+    /// Every meaning of a tag, since when, and who said so.
+    History {
+        /// The image: `docker-hub/library/alpine:3.20`.
+        image: String,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Let a tag mean what it means until it is unpinned.
+    Pin {
+        /// The image.
+        image: String,
+        /// Let it mean this digest.
+        #[arg(long, value_name = "DIGEST")]
+        to: Option<String>,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Let a tag follow again what is pushed, or what its upstream says.
+    Unpin {
+        /// The image.
+        image: String,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Let a tag mean again what it meant before.
+    Rollback {
+        /// The image.
+        image: String,
+        /// Let it mean this digest of its history.
+        #[arg(long, value_name = "DIGEST")]
+        to: Option<String>,
+        #[command(flatten)]
+        server: Server,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Prefetch {
+    /// The images.
+    #[arg(required_unless_present = "file")]
+    images: Vec<String>,
+    /// A list of images, one a line; `-` is the standard input.
+    #[arg(long, value_name = "LIST")]
+    file: Option<PathBuf>,
+    /// Only for this platform, `linux/amd64`; may be given several times. Without it, those of the configuration.
+    #[arg(long = "platform", value_name = "PLATFORM")]
+    platforms: Vec<String>,
+    #[command(flatten)]
+    server: Server,
 }
 
 /// Runs the command that the arguments ask for.
@@ -76,7 +157,27 @@ pub fn run() -> ExitCode {
         }
         Some(Command::Reindex(file)) => reindex(&file.or(cli.file)),
         Some(Command::Healthcheck(file)) => health(&file.or(cli.file)),
+        Some(Command::Tags(command)) => tags(&command),
+        Some(Command::Prefetch(wanted)) => {
+            let Prefetch {
+                images,
+                file,
+                platforms,
+                server,
+            } = wanted;
+            api::prefetch(&server.url(), images, file.as_deref(), &platforms, server.json)
+        }
     }
+}
+
+fn tags(command: &Tags) -> ExitCode {
+    let (image, server, what) = match command {
+        Tags::History { image, server } => (image, server, TagCommand::History),
+        Tags::Pin { image, to, server } => (image, server, TagCommand::Pin { to: to.as_deref() }),
+        Tags::Unpin { image, server } => (image, server, TagCommand::Unpin),
+        Tags::Rollback { image, to, server } => (image, server, TagCommand::RollBack { to: to.as_deref() }),
+    };
+    api::tags(&server.url(), image, what, server.json)
 }
 
 impl File {

@@ -44,6 +44,9 @@ impl Access {
             (Anonymous::Pull, Action::Push | Action::Delete) => {
                 Decision::Denied("pushing and deleting are not open to everyone here: `auth.anonymous` is `pull`")
             }
+            (Anonymous::Pull, Action::Admin) => Decision::Denied(
+                "changing tags and fetching ahead are not open to everyone here: `auth.anonymous` is `pull`",
+            ),
             (Anonymous::None, _) => Decision::Denied("nothing is open to everyone here: `auth.anonymous` is `none`"),
         }
     }
@@ -56,13 +59,16 @@ mod tests {
     #[test]
     fn anonymous_callers_may_what_the_configuration_says() {
         let table = [
-            (Anonymous::All, [true, true, true]),
-            (Anonymous::Pull, [true, false, false]),
-            (Anonymous::None, [false, false, false]),
+            (Anonymous::All, [true, true, true, true]),
+            (Anonymous::Pull, [true, false, false, false]),
+            (Anonymous::None, [false, false, false, false]),
         ];
         for (anonymous, allowed) in table {
             let access = Access::new(&AuthConfig { anonymous });
-            for (action, allowed) in [Action::Pull, Action::Push, Action::Delete].into_iter().zip(allowed) {
+            for (action, allowed) in [Action::Pull, Action::Push, Action::Delete, Action::Admin]
+                .into_iter()
+                .zip(allowed)
+            {
                 let decision = access.decide(&Identity::Anonymous, action);
                 assert_eq!(decision == Decision::Allowed, allowed, "{anonymous:?} {action:?}");
             }

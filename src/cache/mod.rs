@@ -24,6 +24,7 @@ mod negative;
 mod outage;
 mod passage;
 mod plan;
+mod prefetch;
 mod scope;
 mod source;
 mod tags;
@@ -34,9 +35,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use moka::sync::Cache;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::config::RemoteConfig;
-use crate::oci::{Descriptor, Digest, ImageName, Manifest, Reference, RepositoryKey, Tag};
+use crate::oci::{Descriptor, Digest, ImageName, Manifest, Platform, Reference, RepositoryKey, Tag};
 use crate::store::{self, BlobFile, Keeping, Store};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Upstream};
@@ -53,6 +55,7 @@ use source::Rangeless;
 pub use crate::telemetry::metrics::Outcome;
 pub use download::Follower;
 pub use error::Error;
+pub use prefetch::{Piece, Prefetched};
 pub use tags::Known;
 
 /// How many sizes that manifests gave for blobs are remembered.
@@ -132,6 +135,12 @@ struct Inner {
     offline: bool,
     scope: Scope,
     negative: Negative,
+    /// Whose turn it is to fetch a blob ahead of time.
+    prefetching: Semaphore,
+    /// The platforms that are fetched ahead.
+    platforms: Vec<Platform>,
+    /// How many pulls of the upstream's budget are not for fetching ahead.
+    reserve: u64,
     questions: Flights<(ImageName, Reference), Flight<Result<Told, Error>>>,
     fetches: Flights<Digest, Fetch>,
     /// How many connections one blob may come over.
@@ -173,6 +182,9 @@ impl PullThrough {
             offline: config.offline,
             scope: Scope::new(config),
             negative: Negative::new(config.negative_ttl),
+            prefetching: Semaphore::new(prefetch::AT_ONCE),
+            platforms: config.platforms.clone(),
+            reserve: config.reserve,
             questions: Flights::default(),
             fetches: Flights::default(),
             fetch_parts: config.fetch_parts,
@@ -314,6 +326,23 @@ impl PullThrough {
         }
     }
 
+    /// Fetches an image ahead of time: its manifest, and of the platforms that are wanted, or configured, those of an
+    /// index, with their configurations and layers. Each piece is told of; it ends when nobody listens.
+    pub async fn prefetch(
+        &self,
+        image: &ImageName,
+        reference: &Reference,
+        platforms: Option<&[Platform]>,
+        tell: &mpsc::Sender<Piece>,
+    ) -> crate::oci::Answer<Prefetched, Error> {
+        let Some(image) = self.admitted(image) else {
+            return Ok(None);
+        };
+        let platforms = platforms.unwrap_or(&self.0.platforms);
+        let prefetched = self.0.prefetch(&image, reference, platforms, tell).await?;
+        Ok(prefetched.map(|cached| cached.value))
+    }
+
     /// Something of an image was pushed: that upstream did not have it counts no more.
     pub fn forget_absences(&self, image: &ImageName) {
         self.0.negative.forget(&self.0.upstream.canonical(image));
@@ -396,6 +425,16 @@ impl Inner {
             return Some("is not asked: `offline` is true".to_owned());
         }
         self.outage.why()
+    }
+
+    /// How many more pulls upstream allows for now, as far as it says so.
+    #[expect(
+        clippy::unused_self,
+        clippy::missing_const_for_fn,
+        reason = "until upstreams tell their budget"
+    )]
+    fn upstream_budget(&self) -> Option<u64> {
+        None
     }
 
     fn lie(&self, what: &str) -> Error {

@@ -100,7 +100,7 @@ impl Call {
 }
 
 /// `Host`, or HTTP/2's authority, without its port.
-fn host(parts: &Parts) -> Option<&str> {
+pub(super) fn host(parts: &Parts) -> Option<&str> {
     let authority = match parts.uri.authority() {
         Some(authority) => authority.as_str(),
         None => parts.headers.get(header::HOST)?.to_str().ok()?,

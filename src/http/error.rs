@@ -22,6 +22,8 @@ pub(super) struct Failure {
     headers: Box<HeaderMap>,
     /// What the log says and the client does not see.
     cause: Option<String>,
+    /// The status, where it is not the code's own.
+    status: Option<StatusCode>,
 }
 
 impl Failure {
@@ -31,7 +33,32 @@ impl Failure {
             message: message.into(),
             headers: Box::default(),
             cause: None,
+            status: None,
         }
+    }
+
+    /// The same with another status than the code's own.
+    pub(super) fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// The answer in our own API, which has one error and not a list of them.
+    pub(super) fn respond_plainly(self, id: &RequestId) -> Response {
+        let document = serde_json::json!({ "error": { "code": self.code.as_str(), "message": self.message } });
+        let mut response = self.respond(id);
+        *response.body_mut() = Body::from(document.to_string());
+        response
+    }
+
+    /// The code, for who tells of it in another way.
+    pub(super) const fn code(&self) -> &'static str {
+        self.code.as_str()
+    }
+
+    /// The message, for who tells of it in another way.
+    pub(super) fn message(&self) -> &str {
+        &self.message
     }
 
     pub(super) fn method(allow: &'static str) -> Self {
@@ -68,7 +95,8 @@ impl Failure {
         };
         let json = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = Response::new(Body::from(json));
-        *response.status_mut() = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = self.status.or_else(|| StatusCode::from_u16(self.code.status()).ok());
+        *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         *response.headers_mut() = *self.headers;
         let json = HeaderValue::from_static("application/json");
         response.headers_mut().insert(header::CONTENT_TYPE, json);

@@ -3,15 +3,19 @@
 //! [`serve`] accepts connections and bounds what each may cost, [`tls`] holds the certificate, [`sendfile`] is how a file
 //! leaves. [`routes`] is the table, `dispatch` turns a request line into an
 //! [`Operation`](crate::oci::Operation), asks who may, and hands it to `pull`, `push` or `list`. Those translate, call
-//! one method of a repository, and translate back. `error` is the one place where a failure becomes a status.
+//! one method of a repository, and translate back. `api` is for the command line, whose end of it is [`client`]. `error` is the one place where a failure becomes a status.
 
 mod answer;
+mod api;
 mod body;
 mod call;
+pub mod client;
 mod dispatch;
 mod error;
 pub mod healthcheck;
+mod image_text;
 mod list;
+mod prefetch;
 mod probes;
 mod pull;
 mod push;
@@ -19,6 +23,7 @@ pub mod routes;
 pub mod sendfile;
 pub mod serve;
 pub mod site;
+mod timestamp;
 pub mod tls;
 
 use std::fmt;

@@ -121,6 +121,8 @@ pub enum Action {
     Push,
     /// Remove.
     Delete,
+    /// Decide what tags mean, and what is fetched ahead of time.
+    Admin,
 }
 
 impl Operation {

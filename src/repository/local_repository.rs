@@ -45,7 +45,7 @@ impl LocalRepository {
         &self.key
     }
 
-    fn image(&self, image: &ImageName) -> store::Image {
+    pub(super) fn image(&self, image: &ImageName) -> store::Image {
         self.store.image(&self.key, image)
     }
 

@@ -12,20 +12,25 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
-use crate::cache::{self, Blob};
+use tokio::sync::mpsc;
+
+use crate::cache::{self, Blob, Piece, Prefetched};
 use crate::oci::operation::UploadId;
-use crate::oci::{Answer, Descriptor, Digest, ImageName, Manifest, Reference, Refusal, RepositoryKey};
+use crate::oci::{Answer, Descriptor, Digest, ImageName, Manifest, Platform, Reference, Refusal, RepositoryKey};
 use crate::store;
 use crate::telemetry::metrics::Outcome;
 
 pub mod local_repository;
 pub mod remote_repository;
 pub mod router;
+pub mod tags;
 pub mod virtual_repository;
+mod warm;
 
 pub use local_repository::LocalRepository;
 pub use remote_repository::RemoteRepository;
 pub use router::{Repositories, Route};
+pub use tags::{TagChange, TagHistory};
 pub use virtual_repository::VirtualRepository;
 
 /// An answer, and where it came from.
@@ -273,6 +278,35 @@ impl Repository {
             Self::Remote(remote) => remote.holds(image).boxed(),
             Self::Virtual(several) => several.holds(image).boxed(),
         }
+    }
+
+    /// Fetches an image ahead of time, into the remote that answers for it. Nothing is to be done for what is pushed
+    /// here. `None` when there is no such image.
+    pub fn prefetch<'a>(
+        &'a self,
+        image: &'a ImageName,
+        reference: &'a Reference,
+        platforms: Option<&'a [Platform]>,
+        tell: &'a mpsc::Sender<Piece>,
+    ) -> Reading<'a, Prefetched> {
+        async move {
+            match self {
+                Self::Local(local) => Ok(local.manifest(image, reference).await?.map(|_| Prefetched::default())),
+                Self::Remote(remote) => remote.prefetch(image, reference, platforms, tell).await,
+                Self::Virtual(several) => {
+                    let Some(served) = several.manifest(image, reference).await? else {
+                        return Ok(None);
+                    };
+                    for remote in router::remotes(self) {
+                        if *remote.key() == served.by {
+                            return remote.prefetch(image, reference, platforms, tell).await;
+                        }
+                    }
+                    Ok(Some(Prefetched::default()))
+                }
+            }
+        }
+        .boxed()
     }
 
     /// Something of an image was pushed here: that an upstream behind this name did not have it counts no more.

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Error, Listed, Served, Unknown};
-use crate::cache::{self, Blob, PullThrough};
+use super::{Error, Listed, Served, TagHistory, Unknown};
+use tokio::sync::mpsc;
+
+use crate::cache::{self, Blob, Piece, Prefetched, PullThrough};
 use crate::config::RemoteConfig;
-use crate::oci::{Answer, Descriptor, Digest, ImageName, Manifest, Reference, RepositoryKey};
+use crate::oci::{Answer, Descriptor, Digest, ImageName, Manifest, Platform, Reference, RepositoryKey, Tag};
 use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::upstream;
@@ -146,6 +148,57 @@ impl RemoteRepository {
     /// Whether it is for this image at all.
     pub fn admits(&self, image: &ImageName) -> bool {
         self.cache.admits(image)
+    }
+
+    /// What it was built from.
+    pub(super) const fn config(&self) -> &RemoteConfig {
+        &self.config
+    }
+
+    /// Fetches an image ahead of time.
+    pub async fn prefetch(
+        &self,
+        image: &ImageName,
+        reference: &Reference,
+        platforms: Option<&[Platform]>,
+        tell: &mpsc::Sender<Piece>,
+    ) -> Answer<Prefetched, Error> {
+        let prefetched = self.cache.prefetch(image, reference, platforms, tell).await;
+        prefetched.map_err(|error| self.unknown(&error))
+    }
+
+    /// What a tag means here, and has meant. Nobody is asked.
+    pub async fn history(&self, image: &ImageName, tag: &Tag) -> Answer<TagHistory, Error> {
+        let known = self
+            .cache
+            .known(image, tag)
+            .await
+            .map_err(|error| self.unknown(&error))?;
+        Ok(known.map(|known| TagHistory {
+            repository: self.key.clone(),
+            image: image.clone(),
+            record: known.record,
+            meanings: known.meanings,
+            hold: self.config.hold,
+        }))
+    }
+
+    /// Lets a tag mean a digest until it is unpinned; without one, what it means. `origin` is for its history.
+    pub async fn pin(
+        &self,
+        image: &ImageName,
+        tag: &Tag,
+        to: Option<&Digest>,
+        origin: &'static str,
+    ) -> Answer<Digest, Error> {
+        let pinned = self.cache.pin(image, tag, to, origin).await;
+        pinned.map_err(|error| self.unknown(&error))
+    }
+
+    /// Lets a tag mean again what upstream says. False when it was not pinned.
+    pub async fn unpin(&self, image: &ImageName, tag: &Tag) -> Result<bool, Error> {
+        let unpinned = self.cache.unpin(image, tag).await;
+        unpinned.map_err(|error| self.unknown(&error))
     }
 
     /// That upstream did not have something of an image counts no more.

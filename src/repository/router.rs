@@ -106,6 +106,14 @@ impl Repositories {
         self.by_key.get(key)
     }
 
+    /// The remote repositories.
+    pub fn remotes(&self) -> impl Iterator<Item = &Arc<RemoteRepository>> {
+        self.by_key.values().filter_map(|repository| match repository {
+            Repository::Remote(remote) => Some(remote),
+            _ => None,
+        })
+    }
+
     /// All keys, sorted.
     pub fn keys(&self) -> impl Iterator<Item = &RepositoryKey> {
         self.by_key.keys()
@@ -235,7 +243,7 @@ fn namespaces(config: &Config, by_key: &BTreeMap<RepositoryKey, Repository>) -> 
     hosts
 }
 
-fn remotes(repository: &Repository) -> Vec<&Arc<RemoteRepository>> {
+pub(super) fn remotes(repository: &Repository) -> Vec<&Arc<RemoteRepository>> {
     match repository {
         Repository::Local(_) => Vec::new(),
         Repository::Remote(remote) => vec![remote],

@@ -1,11 +1,12 @@
 //! What an operator has said about a remote holds whatever the upstream does: which images it is for, and whether it
 //! is asked at all.
 
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use entrepot::cache::{Error, Outcome};
-use entrepot::config::RemoteConfig;
-use entrepot::oci::Reference;
+use entrepot::config::{RemoteConfig, WarmConfig, WarmImage};
+use entrepot::oci::{Digest, Reference};
 
 use crate::support::remote::{again, image, key, pulling, reference};
 use crate::support::site::site;
@@ -146,4 +147,52 @@ async fn offline_nothing_is_asked_and_what_is_here_is_served() {
     could_not_tell(cache.tags(&image("b")).await.unwrap_err());
     could_not_tell(cache.referrers(&name, &put.digest).await.unwrap_err());
     assert_eq!(server.seen().len(), asked);
+}
+
+#[tokio::test]
+async fn what_is_to_be_warm_is_fetched_before_anybody_asks_and_again() {
+    let server = Server::start().await;
+    let mut layers = Vec::new();
+    for (tag, seed) in ["3.1", "3.2", "2.9", "latest"].into_iter().zip(0..) {
+        layers.extend(server.put_image("a", tag, &[noise(1000, seed)]).layers);
+    }
+    let text = format!(
+        "repositories:\n  hub: {{ type: remote, url: '{}', insecure: true }}\n",
+        server.url()
+    );
+    let every = Duration::from_millis(50);
+    let site = site(&text, |_, remote| {
+        remote.tag_ttl = Duration::ZERO;
+        let images = ["3.*", "latest", "never"].map(|tags| WarmImage {
+            image: image("a"),
+            tags: tags.parse().unwrap(),
+        });
+        remote.warm = vec![WarmConfig {
+            images: images.to_vec(),
+            every,
+        }];
+    })
+    .await;
+    let remotes: Vec<_> = site.repositories.remotes().cloned().collect();
+    assert!(remotes[0].is_kept_warm());
+    let warming = tokio::spawn(Arc::clone(&remotes[0]).keep_warm());
+    let here = site.store.image(&"hub".parse().unwrap(), &image("a"));
+    let wait_for = async |layer: &Digest| {
+        let began = Instant::now();
+        while here.has_blob(layer).await.unwrap().is_none() {
+            assert!(began.elapsed() < Duration::from_secs(10), "it is not fetched");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    for layer in [&layers[0], &layers[1], &layers[3]] {
+        wait_for(layer).await;
+    }
+    assert!(
+        here.has_blob(&layers[2]).await.unwrap().is_none(),
+        "no pattern names it"
+    );
+    // What moves is fetched by the next round.
+    let moved = server.put_image("a", "3.1", &[noise(1000, 9)]);
+    wait_for(&moved.layers[0]).await;
+    warming.abort();
 }

@@ -1,0 +1,303 @@
+//! `/api/v1/…`: what the command line and the page use. Described in `openapi.json`, which a test holds to this file.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::request::Parts;
+use http::{HeaderValue, Request, StatusCode, header};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::error::Failure;
+use super::image_text::{ImageText, digest_of};
+use super::serve::Peer;
+use super::site::{Front, Site};
+use super::{REQUEST_ID, RequestId, call, timestamp};
+use crate::access::{Decision, Identity};
+use crate::oci::ErrorCode;
+use crate::oci::operation::Action;
+use crate::repository::router::Hints;
+use crate::repository::{Route, TagChange};
+
+/// The longest body of a request.
+const BODY: usize = 1 << 20;
+
+/// One request of the API.
+pub(super) struct Ask {
+    site: Arc<Site>,
+    parts: Parts,
+    id: RequestId,
+    began: Instant,
+}
+
+/// What is asked about a tag.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TagRequest {
+    image: String,
+    to: Option<String>,
+}
+
+#[derive(Serialize)]
+struct History<'a> {
+    repository: &'a str,
+    image: &'a str,
+    tag: &'a str,
+    digest: &'a str,
+    pinned: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<Held<'a>>,
+    #[serde(rename = "history")]
+    meanings: Vec<Meaning<'a>>,
+}
+
+#[derive(Serialize)]
+struct Held<'a> {
+    to: &'a str,
+    seen: String,
+    follows: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Meaning<'a> {
+    digest: &'a str,
+    since: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verified: Option<String>,
+    origin: &'a str,
+}
+
+#[derive(Serialize)]
+struct Changed<'a> {
+    repository: &'a str,
+    image: &'a str,
+    tag: &'a str,
+    digest: &'a str,
+    pinned: bool,
+}
+
+/// `GET /api/v1/openapi.json`.
+pub(super) async fn description() -> Response {
+    json(StatusCode::OK, include_bytes!("openapi.json").to_vec())
+}
+
+/// `GET /api/v1/tags/history?image=…`.
+pub(super) async fn history(State(front): State<Arc<Front>>, request: Request<Body>) -> Response {
+    let (ask, _) = Ask::of(front, request);
+    let result = ask.history().await;
+    ask.respond(result)
+}
+
+/// `POST /api/v1/tags/pin`.
+pub(super) async fn pin(State(front): State<Arc<Front>>, request: Request<Body>) -> Response {
+    let (ask, body) = Ask::of(front, request);
+    let result = ask.pin(body).await;
+    ask.respond(result)
+}
+
+/// `POST /api/v1/tags/unpin`.
+pub(super) async fn unpin(State(front): State<Arc<Front>>, request: Request<Body>) -> Response {
+    let (ask, body) = Ask::of(front, request);
+    let result = ask.unpin(body).await;
+    ask.respond(result)
+}
+
+/// `POST /api/v1/tags/rollback`.
+pub(super) async fn roll_back(State(front): State<Arc<Front>>, request: Request<Body>) -> Response {
+    let (ask, body) = Ask::of(front, request);
+    let result = ask.roll_back(body).await;
+    ask.respond(result)
+}
+
+/// A path of the API with a method that it does not take, or one that there is not.
+pub(super) async fn nothing(State(front): State<Arc<Front>>, request: Request<Body>) -> Response {
+    let (ask, _) = Ask::of(front, request);
+    let message = "there is no such thing in this API: /api/v1/openapi.json says what there is";
+    ask.respond(Err(Failure::new(ErrorCode::NameUnknown, message)))
+}
+
+impl Ask {
+    #[expect(clippy::needless_pass_by_value, reason = "as the framework hands it over")]
+    pub(super) fn of(front: Arc<Front>, request: Request<Body>) -> (Self, Body) {
+        let (parts, body) = request.into_parts();
+        let ask = Self {
+            site: front.site.load_full(),
+            id: RequestId::of(&parts.headers),
+            parts,
+            began: Instant::now(),
+        };
+        (ask, body)
+    }
+
+    async fn history(&self) -> Result<Response, Failure> {
+        self.allow(Action::Pull)?;
+        let query = self.parts.uri.query().unwrap_or_default();
+        let image = url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "image");
+        let Some((_, image)) = image else {
+            return Err(Failure::new(
+                ErrorCode::NameInvalid,
+                "`?image=` says which, as in `team/app:v1`",
+            ));
+        };
+        let (named, route) = self.route(&image)?;
+        let tag = named.tag()?;
+        let known = route.repository.tag_history(&route.image, tag).await?;
+        let Some(known) = known else {
+            let message = format!("`{}` knows no tag {tag} of {}", route.repository.key(), route.image);
+            return Err(Failure::new(ErrorCode::ManifestUnknown, message));
+        };
+        let answer = History {
+            repository: known.repository.as_str(),
+            image: known.image.as_str(),
+            tag: tag.as_str(),
+            digest: known.record.digest.as_str(),
+            pinned: known.record.pinned,
+            held: known.record.moves.last().map(|last| Held {
+                to: last.to.as_str(),
+                seen: timestamp::of(last.seen),
+                follows: known.follows().map(timestamp::of),
+            }),
+            meanings: known
+                .meanings
+                .iter()
+                .map(|known| Meaning {
+                    digest: known.digest.as_str(),
+                    since: timestamp::of(known.since),
+                    verified: known.verified.map(timestamp::of),
+                    origin: &known.origin,
+                })
+                .collect(),
+        };
+        Ok(json(StatusCode::OK, serde_json::to_vec(&answer).unwrap_or_default()))
+    }
+
+    async fn pin(&self, body: Body) -> Result<Response, Failure> {
+        let (asked, named, route) = self.change(body).await?;
+        let to = asked.to.as_deref().map(digest_of).transpose()?;
+        let changed = route
+            .repository
+            .pin_tag(&route.image, named.tag()?, to.as_ref())
+            .await?;
+        self.changed("pinned", &named, &route, &changed)
+    }
+
+    async fn unpin(&self, body: Body) -> Result<Response, Failure> {
+        let (_, named, route) = self.change(body).await?;
+        let changed = route.repository.unpin_tag(&route.image, named.tag()?).await?;
+        self.changed("unpinned", &named, &route, &changed)
+    }
+
+    async fn roll_back(&self, body: Body) -> Result<Response, Failure> {
+        let (asked, named, route) = self.change(body).await?;
+        let to = asked.to.as_deref().map(digest_of).transpose()?;
+        let tag = named.tag()?;
+        let changed = route.repository.roll_back_tag(&route.image, tag, to.as_ref()).await?;
+        self.changed("rolled back", &named, &route, &changed)
+    }
+
+    /// What a request to change a tag says.
+    async fn change(&self, body: Body) -> Result<(TagRequest, ImageText, Route), Failure> {
+        self.allow(Action::Admin)?;
+        let asked: TagRequest = self.read(body).await?;
+        let (named, route) = self.route(&asked.image)?;
+        Ok((asked, named, route))
+    }
+
+    fn changed(&self, what: &str, named: &ImageText, route: &Route, changed: &TagChange) -> Result<Response, Failure> {
+        let tag = named.tag()?;
+        tracing::info!(
+            request_id = %self.id,
+            repository = %changed.repository,
+            image = %route.image,
+            %tag,
+            digest = %changed.digest,
+            what,
+            "a tag was changed"
+        );
+        let answer = Changed {
+            repository: changed.repository.as_str(),
+            image: route.image.as_str(),
+            tag: tag.as_str(),
+            digest: changed.digest.as_str(),
+            pinned: changed.pinned,
+        };
+        Ok(json(StatusCode::OK, serde_json::to_vec(&answer).unwrap_or_default()))
+    }
+
+    /// Whether the caller may.
+    pub(super) fn allow(&self, action: Action) -> Result<(), Failure> {
+        match self.site.access.decide(&Identity::Anonymous, action) {
+            Decision::Allowed => Ok(()),
+            Decision::Denied(why) => Err(Failure::new(ErrorCode::Denied, why)),
+        }
+    }
+
+    /// What an image means that somebody has written.
+    pub(super) fn route(&self, image: &str) -> Result<(ImageText, Route), Failure> {
+        let authority = match self.parts.uri.authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => self.parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()),
+        };
+        let named = ImageText::parse(image, authority)?;
+        let hints = Hints {
+            listener: self
+                .parts
+                .extensions
+                .get::<Peer>()
+                .and_then(|peer| peer.repository.as_ref()),
+            host: call::host(&self.parts),
+            ..Hints::default()
+        };
+        let route = self.site.repositories.route(&named.name, hints)?;
+        Ok((named, route))
+    }
+
+    /// Reads a body. Only JSON that says so: a page of another site can make a browser send anything else.
+    pub(super) async fn read<T: DeserializeOwned>(&self, body: Body) -> Result<T, Failure> {
+        let content_type = self.parts.headers.get(header::CONTENT_TYPE);
+        let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        if !essence.eq_ignore_ascii_case("application/json") {
+            let message = "this takes a body of Content-Type application/json";
+            return Err(Failure::new(ErrorCode::Unsupported, message).with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+        }
+        let bytes = axum::body::to_bytes(body, BODY).await.map_err(|_| {
+            let message = format!("the body did not come whole, or is longer than {BODY} bytes");
+            Failure::new(ErrorCode::TooLarge, message)
+        })?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            let message = format!("the body is not what this takes: {error}");
+            Failure::new(ErrorCode::NameInvalid, message)
+        })
+    }
+
+    pub(super) fn respond(&self, result: Result<Response, Failure>) -> Response {
+        let mut response = result.unwrap_or_else(|failure| failure.respond_plainly(&self.id));
+        if let Ok(value) = HeaderValue::from_str(self.id.as_str()) {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
+        tracing::info!(
+            request_id = %self.id,
+            client = self.parts.extensions.get::<Peer>().map(|peer| tracing::field::display(peer.address)),
+            method = %self.parts.method,
+            path = self.parts.uri.path(),
+            status = response.status().as_u16(),
+            duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "answered"
+        );
+        response
+    }
+}
+
+fn json(status: StatusCode, bytes: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    let never = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(header::CACHE_CONTROL, never);
+    response
+}

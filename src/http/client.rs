@@ -1,0 +1,176 @@
+//! The command line's end of the API: one request to a running server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use bytes::{Bytes, BytesMut};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use url::Url;
+
+/// For the connection and its TLS handshake.
+const CONNECT: Duration = Duration::from_secs(10);
+/// From the request to the headers of the answer; what is asked may have to ask an upstream.
+const ANSWER: Duration = Duration::from_secs(120);
+/// The longest pause within an answer.
+const PAUSE: Duration = Duration::from_secs(3600);
+/// The longest answer, or line of one, that is read as a whole.
+const LONGEST: usize = 16 << 20;
+
+/// A server that is running somewhere.
+#[derive(Clone, Debug)]
+pub struct Client {
+    server: Url,
+    host: String,
+    port: u16,
+}
+
+/// An answer whose body comes.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    body: Incoming,
+    rest: BytesMut,
+    is_over: bool,
+}
+
+impl Client {
+    /// The server at this address: `http://127.0.0.1:5000`.
+    pub fn new(server: &str) -> anyhow::Result<Self> {
+        let server: Url = server
+            .parse()
+            .with_context(|| format!("`{server}` is no address of a server"))?;
+        if !matches!(server.scheme(), "http" | "https") {
+            bail!("the server's address begins with http:// or https://");
+        }
+        if server.path() != "/" || server.query().is_some() || !server.username().is_empty() {
+            bail!(
+                "the server's address has nothing but a host and a port: {}",
+                server.host_str().unwrap_or_default()
+            );
+        }
+        let host = server
+            .host_str()
+            .context("the server's address has no host")?
+            .to_owned();
+        let port = server
+            .port_or_known_default()
+            .context("the server's address has no port")?;
+        Ok(Self { server, host, port })
+    }
+
+    /// Asks for a path.
+    pub async fn get(&self, path: &str) -> anyhow::Result<Answer> {
+        self.send(Method::GET, path, Bytes::new()).await
+    }
+
+    /// Sends a JSON document to a path.
+    pub async fn post(&self, path: &str, document: &serde_json::Value) -> anyhow::Result<Answer> {
+        self.send(Method::POST, path, document.to_string().into()).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Answer> {
+        let authority = match self.server.port() {
+            Some(port) => format!("{}:{port}", self.host),
+            None => self.host.clone(),
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, authority)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::USER_AGENT, concat!("entrepot/", env!("CARGO_PKG_VERSION")))
+            .body(Full::new(body))?;
+        let asked = async {
+            let address = (self.host.trim_matches(['[', ']']), self.port);
+            let stream = TcpStream::connect(address).await?;
+            if self.server.scheme() == "http" {
+                return exchange(stream, request).await;
+            }
+            let name = ServerName::try_from(self.host.trim_matches(['[', ']']).to_owned())?;
+            let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting()?));
+            exchange(timeout(CONNECT, connector.connect(name, stream)).await??, request).await
+        };
+        let response = match timeout(CONNECT + ANSWER, asked).await {
+            Ok(response) => response.with_context(|| format!("{} cannot be asked", self.server))?,
+            Err(_) => bail!("{} did not answer in time", self.server),
+        };
+        Ok(Answer {
+            status: response.status(),
+            body: response.into_body(),
+            rest: BytesMut::new(),
+            is_over: false,
+        })
+    }
+}
+
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+) -> anyhow::Result<http::Response<Incoming>> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender.send_request(request).await?)
+}
+
+/// Trusts what the machine trusts.
+fn trusting() -> anyhow::Result<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+impl Answer {
+    /// The whole body.
+    pub async fn text(mut self) -> anyhow::Result<String> {
+        while self.more().await? {}
+        Ok(String::from_utf8_lossy(&self.rest).into_owned())
+    }
+
+    /// The next line of the body, as soon as it is here.
+    pub async fn line(&mut self) -> anyhow::Result<Option<String>> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let line = self.rest.split_to(end + 1);
+                return Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()));
+            }
+            if !self.more().await? {
+                let line = self.rest.split();
+                return Ok((!line.is_empty()).then(|| String::from_utf8_lossy(&line).into_owned()));
+            }
+        }
+    }
+
+    async fn more(&mut self) -> anyhow::Result<bool> {
+        if self.is_over {
+            return Ok(false);
+        }
+        let Some(frame) = timeout(PAUSE, self.body.frame())
+            .await
+            .context("the server fell silent")?
+        else {
+            self.is_over = true;
+            return Ok(false);
+        };
+        if let Ok(bytes) = frame.context("the answer broke off")?.into_data() {
+            if self.rest.len() + bytes.len() > LONGEST {
+                bail!("the answer is too long");
+            }
+            self.rest.extend_from_slice(&bytes);
+        }
+        Ok(true)
+    }
+}
