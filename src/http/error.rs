@@ -181,6 +181,8 @@ impl From<store::Error> for Failure {
         };
         match code.status() {
             429 | 503 => failure.with(header::RETRY_AFTER, RETRY_AFTER),
+            // What was to be stored is still on its way: nobody should send another request behind it.
+            507 => failure.with(header::CONNECTION, HeaderValue::from_static("close")),
             _ => failure,
         }
     }

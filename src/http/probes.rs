@@ -25,7 +25,8 @@ pub(super) async fn live() -> impl IntoResponse {
     (StatusCode::OK, "ok\n")
 }
 
-/// `/readyz`: we can take work. An upstream's state is no reason to say no: what is cached is served without it.
+/// `/readyz`: we can take work. An upstream's state is no reason to say no: what is cached is served without it. Nor is
+/// a full disk: pulls go on, and whoever sent them elsewhere would take away what still works.
 pub(super) async fn ready(State(front): State<Arc<Front>>) -> Response {
     if front.is_draining() {
         return (
@@ -36,6 +37,9 @@ pub(super) async fn ready(State(front): State<Arc<Front>>) -> Response {
     }
     match front.check_writable().await {
         Ok(()) => (StatusCode::OK, "ok\n").into_response(),
+        Err(error) if error.is_full() => {
+            (StatusCode::OK, format!("ok for pulls; pushes are refused: {error}\n")).into_response()
+        }
         Err(error) => (
             StatusCode::SERVICE_UNAVAILABLE,
             format!("the store cannot be written: {error}\n"),
