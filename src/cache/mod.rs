@@ -139,8 +139,6 @@ struct Inner {
     prefetching: Semaphore,
     /// The platforms that are fetched ahead.
     platforms: Vec<Platform>,
-    /// How many pulls of the upstream's budget are not for fetching ahead.
-    reserve: u64,
     questions: Flights<(ImageName, Reference), Flight<Result<Told, Error>>>,
     fetches: Flights<Digest, Fetch>,
     /// How many connections one blob may come over.
@@ -184,7 +182,6 @@ impl PullThrough {
             negative: Negative::new(config.negative_ttl),
             prefetching: Semaphore::new(prefetch::AT_ONCE),
             platforms: config.platforms.clone(),
-            reserve: config.reserve,
             questions: Flights::default(),
             fetches: Flights::default(),
             fetch_parts: config.fetch_parts,
@@ -425,16 +422,6 @@ impl Inner {
             return Some("is not asked: `offline` is true".to_owned());
         }
         self.outage.why()
-    }
-
-    /// How many more pulls upstream allows for now, as far as it says so.
-    #[expect(
-        clippy::unused_self,
-        clippy::missing_const_for_fn,
-        reason = "until upstreams tell their budget"
-    )]
-    fn upstream_budget(&self) -> Option<u64> {
-        None
     }
 
     fn lie(&self, what: &str) -> Error {

@@ -84,6 +84,12 @@ impl Inner {
         tell: &mpsc::Sender<Piece>,
     ) -> Answer<Prefetched> {
         let mut done = Prefetched::default();
+        if let Some(why) = self.is_spared()
+            && self.cached_manifest(image, reference).await?.is_none()
+        {
+            (done.failed, done.why) = (1, Some(why));
+            return Ok(Some(Cached::miss(done)));
+        }
         let Some(root) = self.manifest(image, reference).await? else {
             return Ok(None);
         };
@@ -169,14 +175,8 @@ impl Inner {
     /// Why nothing is to be fetched ahead now: what is left of the upstream's budget is for images that somebody waits
     /// for.
     fn is_spared(&self) -> Option<String> {
-        let left = self.upstream_budget()?;
-        (left <= self.reserve).then(|| {
-            let host = &self.host;
-            format!(
-                "{host} allows {left} more pulls for now, and `rate_limit.reserve` keeps {} of them",
-                self.reserve
-            )
-        })
+        let why = self.reserved("can be asked")?;
+        Some(format!("{} {why}", self.host))
     }
 }
 

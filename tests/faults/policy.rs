@@ -10,7 +10,7 @@ use entrepot::oci::{Digest, Reference};
 
 use crate::support::remote::{again, image, key, pulling, reference};
 use crate::support::site::site;
-use crate::support::upstream::{Server, digest, noise, remote};
+use crate::support::upstream::{ALWAYS, Act, Server, digest, noise, remote};
 
 #[tokio::test]
 async fn what_is_not_included_is_never_asked_for_and_never_served() {
@@ -195,4 +195,35 @@ async fn what_is_to_be_warm_is_fetched_before_anybody_asks_and_again() {
     let moved = server.put_image("a", "3.1", &[noise(1000, 9)]);
     wait_for(&moved.layers[0]).await;
     warming.abort();
+}
+
+#[tokio::test]
+async fn the_last_pulls_of_a_budget_are_not_for_fetching_ahead() {
+    let server = Server::start().await;
+    server.put_image("a", "v1", &[noise(10, 1)]);
+    server.put_image("b", "v1", &[noise(10, 2)]);
+    let said = |name, remaining: u32| Act::Header(name, format!("{remaining};w=21600"));
+    server.on(
+        "* /manifests/",
+        ALWAYS,
+        [said("RateLimit-Limit", 100), said("RateLimit-Remaining", 5)],
+    );
+    let config = RemoteConfig {
+        reserve: 20,
+        ..remote(&server)
+    };
+    let remote = pulling(&config).await;
+    let ahead = async |name: &str| {
+        let (tell, _told) = tokio::sync::mpsc::channel(16);
+        let fetched = remote.cache.prefetch(&image(name), &reference("v1"), None, &tell).await;
+        fetched.unwrap().expect("an answer")
+    };
+    // Who waits for it gets it.
+    remote.tag("a", "v1").await.unwrap().expect("the image");
+    let asked = server.seen().len();
+    let fetched = ahead("b").await;
+    assert_eq!((fetched.failed, fetched.manifests), (1, 0));
+    assert!(fetched.why.expect("why").contains("only 5 more pulls"));
+    assert_eq!(ahead("a").await.failed, 2, "its layer and configuration wait");
+    assert_eq!(server.seen().len(), asked);
 }
