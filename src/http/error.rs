@@ -145,7 +145,9 @@ impl From<Unknown> for Failure {
         } else {
             ErrorCode::Unavailable
         };
-        let seconds = unknown.retry_after.map_or(RETRY_AFTER, |after| after.as_secs().max(1));
+        let seconds = unknown.retry_after.map_or(RETRY_AFTER, |after| {
+            (after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1)
+        });
         Self::new(code, unknown.to_string()).with(header::RETRY_AFTER, seconds)
     }
 }
