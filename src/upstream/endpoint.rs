@@ -1,8 +1,9 @@
 //! One of the places where an upstream can be asked: its own address, or a mirror of it.
 //!
-//! A mirror sees no credentials of ours, and no token but the anonymous one that its own challenge leads to. What it says is believed only where it proves itself, so it is asked for manifests and blobs and for no
-//! lists. For tags it is trusted as Docker's `registry-mirrors` and containerd trust theirs: a mirror that lags gives
-//! what the tag meant there.
+//! A mirror sees no credentials of ours, and no token but the anonymous one that its own challenge leads to. What it
+//! says is believed only where it proves itself, so it is asked for manifests and blobs and for no lists. For tags it
+//! is trusted as Docker's `registry-mirrors` and containerd trust theirs: a mirror that lags gives what the tag meant
+//! there.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
