@@ -15,7 +15,7 @@ use super::partials::{Notes, Partials};
 use crate::oci::{Algorithm, Digest, Hasher};
 
 /// A file in the spool that is being written. Dropping it deletes it, unless there is enough of it for somebody to go
-/// on with, see [`super::partials`].
+/// on with, see `partials`.
 #[derive(Debug)]
 pub struct SpoolFile {
     growing: Growing,
