@@ -95,7 +95,7 @@ enum Tags {
     },
     /// Let a tag mean what it means until it is unpinned.
     Pin {
-        /// The image.
+        /// The image: `docker-hub/library/alpine:3.20`.
         image: String,
         /// Let it mean this digest.
         #[arg(long, value_name = "DIGEST")]
@@ -105,14 +105,14 @@ enum Tags {
     },
     /// Let a tag follow again what is pushed, or what its upstream says.
     Unpin {
-        /// The image.
+        /// The image: `docker-hub/library/alpine:3.20`.
         image: String,
         #[command(flatten)]
         server: Server,
     },
     /// Let a tag mean again what it meant before.
     Rollback {
-        /// The image.
+        /// The image: `docker-hub/library/alpine:3.20`.
         image: String,
         /// Let it mean this digest of its history.
         #[arg(long, value_name = "DIGEST")]
@@ -124,7 +124,7 @@ enum Tags {
 
 #[derive(Debug, Args)]
 struct Prefetch {
-    /// The images.
+    /// The images: `docker-hub/library/alpine:3.20`.
     #[arg(required_unless_present = "file")]
     images: Vec<String>,
     /// A list of images, one a line; `-` is the standard input.

@@ -112,7 +112,15 @@ pub(super) async fn roll_back(State(front): State<Arc<Front>>, request: Request<
     ask.respond(result)
 }
 
-/// A path of the API with a method that it does not take, or one that there is not.
+/// A path of the API with a method that it does not take.
+pub(super) async fn wrong_method(State(front): State<Arc<Front>>, request: Request<Body>) -> Response {
+    let (ask, _) = Ask::of(front, request);
+    let message = "this path takes another method: /api/v1/openapi.json says which";
+    let failure = Failure::new(ErrorCode::Unsupported, message);
+    ask.respond(Err(failure.with_status(StatusCode::METHOD_NOT_ALLOWED)))
+}
+
+/// A path that the API does not have.
 pub(super) async fn nothing(State(front): State<Arc<Front>>, request: Request<Body>) -> Response {
     let (ask, _) = Ask::of(front, request);
     let message = "there is no such thing in this API: /api/v1/openapi.json says what there is";

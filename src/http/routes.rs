@@ -31,7 +31,7 @@ fn application() -> Router<Arc<Front>> {
         .route("/tags/unpin", post(api::unpin))
         .route("/tags/rollback", post(api::roll_back))
         .route("/prefetch", post(prefetch::prefetch))
-        .method_not_allowed_fallback(api::nothing)
+        .method_not_allowed_fallback(api::wrong_method)
         .fallback(api::nothing)
 }
 

@@ -163,6 +163,9 @@ default: docker
 async fn what_is_not_said_right_is_refused_in_words() {
     let registry = Registry::start(LOCAL);
     registry.push_image("/v2/images/app", "v1", b"one").await;
+    let wrong = registry.get("/api/v1/tags/pin").send().await.expect("an answer");
+    let wrong = expect(wrong, StatusCode::METHOD_NOT_ALLOWED).await;
+    assert_eq!(header(&wrong, "content-type"), "application/json");
     for (path, body, status) in [
         ("tags/pin", json!({ "image": "app:v2" }), 404),
         ("tags/pin", json!({ "image": "App:v1" }), 400),
