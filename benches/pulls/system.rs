@@ -195,13 +195,14 @@ http {{
   upstream hub {{ server {}; keepalive 32; }}
   server {{
     listen {address};
-    location / {{
-      proxy_pass http://hub; proxy_http_version 1.1; proxy_set_header Connection '';
-      proxy_cache all; proxy_cache_lock on; proxy_cache_lock_timeout 60s; proxy_cache_lock_age 60s;
-      proxy_ignore_headers Cache-Control; proxy_cache_valid 200 1s; proxy_connect_timeout 3s; proxy_read_timeout 30s;
-      proxy_cache_use_stale error timeout updating http_500 http_502 http_503 http_504 http_429;
-      proxy_cache_background_update on; proxy_max_temp_file_size 0; proxy_buffers 32 64k;
-    }}
+    proxy_http_version 1.1; proxy_set_header Connection '';
+    proxy_cache all; proxy_cache_lock on; proxy_cache_lock_timeout 60s; proxy_cache_lock_age 60s;
+    proxy_ignore_headers Cache-Control; proxy_connect_timeout 3s; proxy_read_timeout 30s;
+    proxy_cache_use_stale error timeout updating http_500 http_502 http_503 http_504 http_429;
+    proxy_cache_background_update on; proxy_max_temp_file_size 0; proxy_buffers 32 64k;
+    # What a digest names stays as it is; what a tag names does not.
+    location ~ /blobs/ {{ proxy_pass http://hub; proxy_cache_valid 200 1h; }}
+    location / {{ proxy_pass http://hub; proxy_cache_valid 200 1s; }}
   }}
 }}
 ",
