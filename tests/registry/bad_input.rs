@@ -13,11 +13,9 @@ const LOCAL: &str = "repositories: { images: { type: local } }";
 fn raw(registry: &Registry, request: &str) -> String {
     let mut stream = TcpStream::connect(registry.address()).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-    write!(
-        stream,
-        "{request}\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-    )
-    .expect("sent");
+    // At once: a line that is refused is answered, and the connection closed, before a second piece could be sent.
+    let request = format!("{request}\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
     let mut answer = String::new();
     let _ = stream.read_to_string(&mut answer);
     answer
