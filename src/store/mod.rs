@@ -58,7 +58,7 @@ use turns::Turns;
 use uploads::Uploads;
 
 use crate::config::Share;
-use crate::oci::{Algorithm, Digest, ImageName, RepositoryKey};
+use crate::oci::{Digest, ImageName, RepositoryKey};
 use crate::telemetry::Metrics;
 
 /// How a store is to be opened.
@@ -258,12 +258,6 @@ impl Store {
     pub async fn open_blob(&self, digest: &Digest) -> Result<Option<BlobFile>, Error> {
         let (inner, digest) = (Arc::clone(&self.inner), digest.clone());
         blocking(move || inner.open_blob(&digest)).await
-    }
-
-    /// A new file for bytes to arrive in.
-    pub async fn spool(&self, algorithm: Algorithm) -> Result<SpoolFile, Error> {
-        let inner = Arc::clone(&self.inner);
-        blocking(move || SpoolFile::create(&inner.disk, algorithm)).await
     }
 
     /// A new file for the bytes of this digest. What arrived of it outlives an end that nobody planned.

@@ -8,6 +8,7 @@ mod model;
 mod uploading;
 
 use super::*;
+use crate::oci::Algorithm;
 
 fn options(root: &tempfile::TempDir) -> Options {
     Options {
@@ -26,9 +27,9 @@ async fn open(root: &tempfile::TempDir) -> Store {
 }
 
 async fn publish(store: &Store, bytes: &[u8]) -> Digest {
-    let mut spool = store.spool(Algorithm::Sha256).await.unwrap();
-    spool.write(bytes).unwrap();
     let digest = Digest::of(Algorithm::Sha256, bytes);
+    let mut spool = store.spool_for(&digest).await.unwrap();
+    spool.write(bytes).unwrap();
     let verified = spool.finish(&digest, Some(bytes.len() as u64)).unwrap();
     store.publish(verified).await.unwrap();
     digest
@@ -74,7 +75,8 @@ async fn a_published_blob_is_read_back_even_while_it_is_removed() {
 async fn a_file_that_is_followed_is_read_while_it_grows_and_after_it_has_moved() {
     let root = tempfile::tempdir().unwrap();
     let store = open(&root).await;
-    let mut spool = store.spool(Algorithm::Sha512).await.unwrap();
+    let digest = Digest::of(Algorithm::Sha512, b"hello");
+    let mut spool = store.spool_for(&digest).await.unwrap();
     let reader = spool.reader();
     let mut buffer = [0; 8];
     assert_eq!(reader.read_at(0, &mut buffer).unwrap(), 0);
@@ -82,7 +84,6 @@ async fn a_file_that_is_followed_is_read_while_it_grows_and_after_it_has_moved()
     assert_eq!(reader.read_at(0, &mut buffer).unwrap(), 2);
     spool.write(b"llo").unwrap();
     assert_eq!(spool.written(), 5);
-    let digest = Digest::of(Algorithm::Sha512, b"hello");
     store.publish(spool.finish(&digest, None).unwrap()).await.unwrap();
     assert_eq!(reader.read_at(2, &mut buffer).unwrap(), 3);
     assert_eq!(&buffer[..3], b"llo");
@@ -94,7 +95,7 @@ async fn bytes_that_are_not_what_was_expected_are_never_published() {
     let store = open(&root).await;
     let digest = Digest::of(Algorithm::Sha256, b"hello");
     let spool = async |bytes: &[u8]| {
-        let mut spool = store.spool(Algorithm::Sha256).await.unwrap();
+        let mut spool = store.spool_for(&digest).await.unwrap();
         spool.write(bytes).unwrap();
         spool
     };
