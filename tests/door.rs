@@ -270,6 +270,7 @@ async fn certificates_change_under_load() {
         let absent = TlsConfig {
             cert: "absent.crt".into(),
             key: "absent.key".into(),
+            client_ca: None,
         };
         for files in &files {
             tls.replace(files).expect("good");

@@ -1,77 +1,75 @@
-//! Who may do what: pure rules, asked once for every request, before anything else is done for it.
+//! Who may do what: proving who somebody is, and the rules about them.
 //!
-//! Knows the words of the API and nothing of HTTP or of how things are kept. There is one way in so far, to be nobody;
-//! a new one is a variant of [`Identity`].
+//! [`identity`] is what is known of a caller, [`policies`] what they may do; the rest are the ways to prove it. A new
+//! one is a file here and a line in [`Access::identify`]. Knows the words of the API and nothing of how it is served or
+//! how images are kept.
 
-use crate::config::{Anonymous, AuthConfig};
-use crate::oci::operation::Action;
+pub mod identity;
+pub mod policies;
 
-/// Who is asking.
+pub use identity::{Grant, Identity, Kind, Principal};
+pub use policies::Policies;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::config::AuthConfig;
+
+/// What a caller shows to say who they are.
+#[derive(Clone, Copy)]
+pub enum Presented<'a> {
+    /// Nothing.
+    Nothing,
+    /// A name and a password, or what stands for one.
+    Password {
+        /// The name.
+        user: &'a str,
+        /// The password, or a token.
+        password: &'a str,
+    },
+    /// A token by itself: one of ours, a robot's, or an issuer's.
+    Token(&'a str),
+    /// The name in a certificate that the TLS handshake has verified.
+    Certificate(&'a str),
+}
+
+/// Why it is not known who somebody is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Identity {
-    /// Somebody who has not said who they are.
-    Anonymous,
+pub enum Unidentified {
+    /// Nobody here knows what they showed.
+    Unknown,
+    /// A token of ours that has run out.
+    Expired,
+    /// Too many are being checked: later.
+    Busy {
+        /// When to come again.
+        retry_after: Duration,
+    },
+    /// Who would know cannot be asked; the reason is for the log.
+    Unavailable(String),
 }
 
-/// Whether it is allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// It is.
-    Allowed,
-    /// It is not; the sentence says what would have to change.
-    Denied(&'static str),
-}
-
-/// The rules.
-#[derive(Clone, Debug)]
+/// Identities and rules of one configuration.
+#[derive(Debug)]
 pub struct Access {
-    anonymous: Anonymous,
+    /// The rules.
+    pub policies: Policies,
 }
 
 impl Access {
-    /// The rules of a configuration.
-    pub const fn new(config: &AuthConfig) -> Self {
+    /// What a configuration says.
+    pub fn new(config: &AuthConfig) -> Self {
         Self {
-            anonymous: config.anonymous,
+            policies: Policies::new(config),
         }
     }
 
-    /// Whether this caller may do this.
-    pub const fn decide(&self, identity: &Identity, action: Action) -> Decision {
-        let Identity::Anonymous = identity;
-        match (self.anonymous, action) {
-            (Anonymous::All, _) | (Anonymous::Pull, Action::Pull) => Decision::Allowed,
-            (Anonymous::Pull, Action::Push | Action::Delete) => {
-                Decision::Denied("pushing and deleting are not open to everyone here: `auth.anonymous` is `pull`")
-            }
-            (Anonymous::Pull, Action::Admin) => Decision::Denied(
-                "changing tags and fetching ahead are not open to everyone here: `auth.anonymous` is `pull`",
-            ),
-            (Anonymous::None, _) => Decision::Denied("nothing is open to everyone here: `auth.anonymous` is `none`"),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn anonymous_callers_may_what_the_configuration_says() {
-        let table = [
-            (Anonymous::All, [true, true, true, true]),
-            (Anonymous::Pull, [true, false, false, false]),
-            (Anonymous::None, [false, false, false, false]),
-        ];
-        for (anonymous, allowed) in table {
-            let access = Access::new(&AuthConfig { anonymous });
-            for (action, allowed) in [Action::Pull, Action::Push, Action::Delete, Action::Admin]
-                .into_iter()
-                .zip(allowed)
-            {
-                let decision = access.decide(&Identity::Anonymous, action);
-                assert_eq!(decision == Decision::Allowed, allowed, "{anonymous:?} {action:?}");
-            }
+    /// Who shows this. `client` is where they ask from: who guesses is made to wait.
+    #[expect(clippy::unused_async, reason = "a directory or an issuer is waited for")]
+    pub async fn identify(&self, shown: Presented<'_>, _client: IpAddr) -> Result<Identity, Unidentified> {
+        match shown {
+            Presented::Nothing | Presented::Password { user: "", password: "" } => Ok(Identity::Anonymous),
+            _ => Err(Unidentified::Unknown),
         }
     }
 }

@@ -20,7 +20,8 @@ use super::scalar::{Count, Size, Time, Timeout};
 use super::spelling::nearest;
 use super::units::excerpt;
 use super::{
-    Anonymous, AuthConfig, Config, Listen, LocalConfig, RepositoryConfig, ServerConfig, Share, StorageConfig, TlsConfig,
+    Anonymous, AuditConfig, AuditTarget, AuthConfig, Config, Listen, LocalConfig, RepositoryConfig, ServerConfig,
+    Share, StorageConfig, TlsConfig,
 };
 use crate::oci::RepositoryKey;
 
@@ -103,6 +104,10 @@ impl<'a> Checker<'a> {
             auth: self.auth(&written.auth),
             repositories: self.repositories(written),
             default: self.reference(&written.default),
+            audit: AuditConfig {
+                to: AuditTarget::Stdout,
+                pulls: false,
+            },
         };
         self.virtuals();
         config
@@ -125,6 +130,8 @@ impl<'a> Checker<'a> {
             listen,
             metrics,
             tls: server.tls.with_place().and_then(|(at, tls)| self.tls(at, tls)),
+            external_url: None,
+            trusted_proxies: Vec::new(),
             limits: limits(server.limits.get()),
             drain: time(&server.drain, DRAIN),
         }
@@ -176,6 +183,7 @@ impl<'a> Checker<'a> {
         Some(TlsConfig {
             cert: self.file(cert_at, cert),
             key: self.file(key_at, key),
+            client_ca: None,
         })
     }
 
@@ -195,7 +203,7 @@ impl<'a> Checker<'a> {
                 }
             },
         };
-        AuthConfig { anonymous }
+        AuthConfig::open(anonymous)
     }
 
     fn repositories(&mut self, written: &'a Written) -> BTreeMap<RepositoryKey, RepositoryConfig> {

@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::oci::operation::Action;
 use crate::oci::{ImageName, Pattern, Platform, RepositoryKey};
 
 /// A configuration without a mistake in it.
@@ -55,6 +56,28 @@ pub struct Config {
     pub repositories: BTreeMap<RepositoryKey, RepositoryConfig>,
     /// Where a name goes that names no repository.
     pub default: Option<RepositoryKey>,
+    /// Where is written down who did what.
+    pub audit: AuditConfig,
+}
+
+/// Where is written down who did what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditConfig {
+    /// Where the lines go.
+    pub to: AuditTarget,
+    /// Whether every pull is a line too, and not only what changes or refuses something.
+    pub pulls: bool,
+}
+
+/// Where the lines of the audit go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditTarget {
+    /// Standard output. The log has standard error.
+    Stdout,
+    /// A file, to which is appended; opened anew at each reload.
+    File(PathBuf),
+    /// Nowhere.
+    Nowhere,
 }
 
 /// The front door.
@@ -66,6 +89,10 @@ pub struct ServerConfig {
     pub metrics: Option<SocketAddr>,
     /// The certificate, when connections are to be TLS.
     pub tls: Option<TlsConfig>,
+    /// What clients call us: scheme, host, port and perhaps a path. Without it, the request says.
+    pub external_url: Option<Url>,
+    /// Whose `Forwarded` and `X-Forwarded-*` count.
+    pub trusted_proxies: Vec<Network>,
     /// What a client may cost us.
     pub limits: Limits,
     /// How long running requests may go on after we were asked to stop.
@@ -88,6 +115,8 @@ pub struct TlsConfig {
     pub cert: PathBuf,
     /// Its private key.
     pub key: PathBuf,
+    /// The authorities whose certificates clients may show instead of a password.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// What a client may cost us.
@@ -138,8 +167,108 @@ impl Share {
 /// Who may do what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthConfig {
-    /// What somebody may do who has not said who they are. Without an `auth` section: all, on loopback addresses only.
+    /// The most that somebody may do who has not said who they are. Without an `auth` section: all, on loopback
+    /// addresses only.
     pub anonymous: Anonymous,
+    /// Users with the bcrypt hashes of their passwords.
+    pub htpasswd: BTreeMap<String, Secret>,
+    /// Whether there are tokens for robots.
+    pub tokens: bool,
+    /// Issuers whose tokens we take.
+    pub oidc: Vec<OidcConfig>,
+    /// The directory that knows more users.
+    pub ldap: Option<LdapConfig>,
+    /// Users by group.
+    pub groups: BTreeMap<String, Vec<String>>,
+    /// What is allowed. `None`: nothing was said, and what `anonymous` may do is all that anybody may.
+    pub policies: Option<Vec<PolicyConfig>>,
+}
+
+impl AuthConfig {
+    /// Nobody has to say who they are, and everybody may do this much.
+    pub const fn open(anonymous: Anonymous) -> Self {
+        Self {
+            anonymous,
+            htpasswd: BTreeMap::new(),
+            tokens: false,
+            oidc: Vec::new(),
+            ldap: None,
+            groups: BTreeMap::new(),
+            policies: None,
+        }
+    }
+}
+
+/// What some may do somewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyConfig {
+    /// Whom it is about.
+    pub who: Vec<Who>,
+    /// What they may do.
+    pub may: Vec<Action>,
+    /// Where: patterns over `repository/image`.
+    pub on: Vec<Pattern>,
+}
+
+/// Whom a policy is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// `*`: everybody. Who has not logged in may do no more than `anonymous` says.
+    Everyone,
+    /// A user.
+    User(String),
+    /// `@name`: a group.
+    Group(String),
+}
+
+/// An issuer of OpenID Connect tokens, and which of them we take. One issuer may come several times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OidcConfig {
+    /// The issuer, as it stands in `iss`.
+    pub issuer: String,
+    /// Whom tokens must be for: one of these is in `aud`.
+    pub audience: Vec<String>,
+    /// What else tokens must say: each claim is, or contains, one of these; `*` stands for anything.
+    pub claims: BTreeMap<String, Vec<String>>,
+    /// The groups of whoever shows such a token.
+    pub groups: Vec<String>,
+    /// Where the issuer's keys are, when its discovery document is not to be asked.
+    pub keys: Option<IssuerKeys>,
+    /// Certificate authorities in PEM that are trusted besides the machine's.
+    pub ca: Option<Arc<[u8]>>,
+}
+
+/// Where an issuer's keys are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IssuerKeys {
+    /// There.
+    Url(Url),
+    /// A JSON Web Key Set, from a file.
+    Document(Arc<[u8]>),
+}
+
+/// A directory of users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LdapConfig {
+    /// `ldaps://host[:port]` or `ldap://host[:port]`.
+    pub url: Url,
+    /// Whether `ldap://` is turned into TLS before anything is said.
+    pub start_tls: bool,
+    /// Allows `ldap://` without it, beyond loopback addresses.
+    pub insecure: bool,
+    /// Certificate authorities in PEM that are trusted besides the machine's.
+    pub ca: Option<Arc<[u8]>>,
+    /// The name of a user's entry; `{user}` stands for the user.
+    pub user_dn: String,
+    /// Below what groups are looked for.
+    pub group_base: String,
+    /// Which entries are groups of the user: `{user}` and `{dn}` stand for the user and their entry. Without it, the
+    /// directory gives no groups.
+    pub group_filter: Option<String>,
+    /// The attribute that is a group's name.
+    pub group_attribute: String,
+    /// How long the directory may take to answer.
+    pub timeout: Duration,
 }
 
 /// What somebody may do who has not said who they are.

@@ -212,6 +212,7 @@ mod tests {
         let files = TlsConfig {
             cert: folder.join(format!("{name}.crt")),
             key: folder.join(format!("{name}.key")),
+            client_ca: None,
         };
         std::fs::write(&files.cert, made.cert.pem()).expect("write");
         std::fs::write(&files.key, made.signing_key.serialize_pem()).expect("write");
@@ -232,7 +233,11 @@ mod tests {
         assert!(Tls::load(&good).is_ok());
         let with = |cert: &Path, key: &Path| {
             let (cert, key) = (cert.to_owned(), key.to_owned());
-            refusal(&TlsConfig { cert, key })
+            refusal(&TlsConfig {
+                cert,
+                key,
+                client_ca: None,
+            })
         };
         let write = |name: &str, text: &str| {
             let path = folder.path().join(name);
@@ -283,6 +288,7 @@ mod tests {
         let mixed = TlsConfig {
             cert: second.cert.clone(),
             key: first.key.clone(),
+            client_ca: None,
         };
         assert!(matches!(tls.replace(&mixed), Err(Error::KeyMismatch { .. })));
         assert!(Arc::ptr_eq(&before, &tls.current.0.load_full()));

@@ -185,6 +185,7 @@ pub(crate) fn issue(folder: &Path, name: &str) -> TlsConfig {
     let files = TlsConfig {
         cert: folder.join(format!("{name}.crt")),
         key: folder.join(format!("{name}.key")),
+        client_ca: None,
     };
     std::fs::write(&files.cert, made.cert.pem()).expect("write");
     std::fs::write(&files.key, made.signing_key.serialize_pem()).expect("write");

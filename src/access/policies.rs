@@ -1,0 +1,277 @@
+//! What is allowed: pure rules over who, what and where. Nothing is, that none of them allows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::identity::{Grant, Identity, Kind, Principal};
+use crate::config::{Anonymous, AuthConfig, PolicyConfig, Who};
+use crate::oci::operation::Action;
+use crate::oci::{ImageName, Pattern, RepositoryKey};
+
+/// The rules of a configuration.
+#[derive(Clone, Debug)]
+pub struct Policies {
+    anonymous: Anonymous,
+    /// Without any, everybody may what `anonymous` says, and nobody more.
+    rules: Option<Vec<PolicyConfig>>,
+    /// The configured groups of each user.
+    groups: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// A place that something is done in.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    /// One image, written `repository/image`.
+    Image(&'a str),
+    /// All of a repository.
+    Whole(&'a RepositoryKey),
+    /// Some image of a repository; which, is not said.
+    Somewhere(&'a RepositoryKey),
+    /// Everything.
+    Everywhere,
+}
+
+impl Policies {
+    /// The rules of a configuration.
+    pub fn new(config: &AuthConfig) -> Self {
+        let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (group, users) in &config.groups {
+            for user in users {
+                groups.entry(user.clone()).or_default().insert(group.clone());
+            }
+        }
+        Self {
+            anonymous: config.anonymous,
+            rules: config.policies.clone(),
+            groups,
+        }
+    }
+
+    /// Whether they may do this with an image of a repository.
+    pub fn allow(&self, who: &Identity, action: Action, repository: &RepositoryKey, image: &ImageName) -> bool {
+        let name = format!("{repository}/{image}");
+        self.decide(who, action, Place::Image(&name))
+    }
+
+    /// Whether they may do this with every image of a repository, those that are not there too.
+    pub fn allow_all_of(&self, who: &Identity, action: Action, repository: &RepositoryKey) -> bool {
+        self.decide(who, action, Place::Whole(repository))
+    }
+
+    /// Whether there may be an image of the repository that they may do this with. Takes rather too many for such: it
+    /// decides what somebody is told of, never what they get.
+    pub fn allow_some_of(&self, who: &Identity, action: Action, repository: &RepositoryKey) -> bool {
+        self.decide(who, action, Place::Somewhere(repository))
+    }
+
+    /// Whether they may do this with everything.
+    pub fn allow_everywhere(&self, who: &Identity, action: Action) -> bool {
+        self.decide(who, action, Place::Everywhere)
+    }
+
+    /// Whether nobody needs to say who they are, for anything.
+    pub fn is_open(&self) -> bool {
+        [Action::Pull, Action::Push, Action::Delete, Action::Admin]
+            .into_iter()
+            .all(|action| self.allow_everywhere(&Identity::Anonymous, action))
+    }
+
+    fn decide(&self, who: &Identity, action: Action, place: Place<'_>) -> bool {
+        // Logging in never takes away: whoever it would could just as well not do it.
+        self.anonymous_may(action, place)
+            || match who {
+                Identity::Anonymous => false,
+                Identity::Known(known) if known.kind == Kind::Robot => {
+                    known.scope.iter().any(|grant| grant.allows(action, place))
+                }
+                Identity::Known(known) => self.principal_may(known, action, place),
+            }
+    }
+
+    fn anonymous_may(&self, action: Action, place: Place<'_>) -> bool {
+        let most = match self.anonymous {
+            Anonymous::None => false,
+            Anonymous::Pull => action == Action::Pull,
+            Anonymous::All => true,
+        };
+        most && self.rules.as_ref().is_none_or(|rules| {
+            rules
+                .iter()
+                .any(|rule| rule.who.contains(&Who::Everyone) && allows(rule, action, place))
+        })
+    }
+
+    fn principal_may(&self, known: &Principal, action: Action, place: Place<'_>) -> bool {
+        self.rules.iter().flatten().any(|rule| {
+            let is_meant = rule.who.iter().any(|who| match who {
+                Who::Everyone => true,
+                Who::User(user) => known.kind == Kind::User && *user == known.name,
+                Who::Group(group) => self.is_in(known, group),
+            });
+            is_meant && allows(rule, action, place)
+        })
+    }
+
+    fn is_in(&self, known: &Principal, group: &str) -> bool {
+        let configured = || self.groups.get(&known.name).is_some_and(|all| all.contains(group));
+        known.groups.contains(group) || known.kind == Kind::User && configured()
+    }
+}
+
+fn allows(rule: &PolicyConfig, action: Action, place: Place<'_>) -> bool {
+    rule.may.contains(&action) && rule.on.iter().any(|on| place.is_in(on))
+}
+
+impl Grant {
+    fn allows(&self, action: Action, place: Place<'_>) -> bool {
+        self.may.contains(&action) && place.is_in(&self.on)
+    }
+}
+
+impl Place<'_> {
+    fn is_in(self, pattern: &Pattern) -> bool {
+        let written = pattern.as_str();
+        match self {
+            Place::Image(name) => pattern.matches(name),
+            Place::Everywhere => written == "**",
+            Place::Whole(key) => written == "**" || written.strip_suffix("/**") == Some(key.as_str()),
+            Place::Somewhere(key) => {
+                let plain = written.split(['*', '?', '[', '{', '\\']).next().unwrap_or_default();
+                let within = format!("{key}/");
+                within.starts_with(plain) || plain.starts_with(&within)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const ALL: [Action; 4] = [Action::Pull, Action::Push, Action::Delete, Action::Admin];
+
+    fn known(kind: Kind, name: &str, groups: &[&str]) -> Identity {
+        Identity::Known(Arc::new(Principal {
+            kind,
+            name: name.to_owned(),
+            groups: groups.iter().map(ToString::to_string).collect(),
+            scope: Vec::new(),
+        }))
+    }
+
+    fn robot(name: &str, may: &[Action], on: &str) -> Identity {
+        Identity::Known(Arc::new(Principal {
+            kind: Kind::Robot,
+            name: name.to_owned(),
+            groups: BTreeSet::new(),
+            scope: vec![Grant {
+                may: may.to_vec(),
+                on: on.parse().expect(on),
+            }],
+        }))
+    }
+
+    fn rule(who: Who, may: &[Action], on: &str) -> PolicyConfig {
+        PolicyConfig {
+            who: vec![who],
+            may: may.to_vec(),
+            on: vec![on.parse().expect(on)],
+        }
+    }
+
+    fn policies(anonymous: Anonymous, rules: Vec<PolicyConfig>) -> Policies {
+        Policies::new(&AuthConfig {
+            groups: [("admins".to_owned(), vec!["ada".to_owned()])].into(),
+            policies: Some(rules),
+            ..AuthConfig::open(anonymous)
+        })
+    }
+
+    fn may(policies: &Policies, who: &Identity, on: &str) -> Vec<Action> {
+        let (repository, image) = on.split_once('/').expect(on);
+        let (repository, image) = (repository.parse().expect(on), image.parse().expect(on));
+        ALL.into_iter()
+            .filter(|action| policies.allow(who, *action, &repository, &image))
+            .collect()
+    }
+
+    #[test]
+    fn without_rules_everybody_may_what_anonymous_may() {
+        let table = [
+            (Anonymous::All, &ALL[..]),
+            (Anonymous::Pull, &[Action::Pull]),
+            (Anonymous::None, &[]),
+        ];
+        for (anonymous, allowed) in table {
+            let policies = Policies::new(&AuthConfig::open(anonymous));
+            for who in [Identity::Anonymous, known(Kind::User, "ada", &["admins"])] {
+                assert_eq!(may(&policies, &who, "a/b"), allowed, "{anonymous:?} {who}");
+            }
+            assert_eq!(policies.is_open(), anonymous == Anonymous::All);
+        }
+    }
+
+    #[test]
+    fn nothing_is_allowed_that_no_rule_allows() {
+        let rules = vec![
+            rule(Who::Everyone, &[Action::Pull, Action::Push], "docker/public/**"),
+            rule(Who::User("bob".to_owned()), &[Action::Pull], "docker/team/*"),
+            rule(Who::Group("admins".to_owned()), &ALL, "**"),
+            rule(Who::Group("ci".to_owned()), &[Action::Push], "docker-local/team/**"),
+        ];
+        let policies = policies(Anonymous::Pull, rules);
+        let bob = known(Kind::User, "bob", &[]);
+        let ada = known(Kind::User, "ada", &[]);
+        for (who, on, allowed) in [
+            (&Identity::Anonymous, "docker/public/app", &[Action::Pull][..]),
+            (&Identity::Anonymous, "docker/team/app", &[]),
+            (&bob, "docker/public/app", &[Action::Pull, Action::Push]),
+            (&bob, "docker/team/app", &[Action::Pull]),
+            (&bob, "docker/team/app/part", &[]),
+            (&bob, "docker-local/team/app", &[]),
+            (&ada, "anything/at/all", &ALL),
+            (
+                &known(Kind::Workload, "x", &["ci"]),
+                "docker-local/team/app",
+                &[Action::Push],
+            ),
+            // Only who vouches for a workload says its groups, and a name is no user's by itself.
+            (&known(Kind::Workload, "ada", &[]), "anything/at/all", &[]),
+            (&known(Kind::Workload, "bob", &[]), "docker/team/app", &[]),
+        ] {
+            assert_eq!(may(&policies, who, on), allowed, "{who} {on}");
+        }
+    }
+
+    #[test]
+    fn a_robot_may_what_its_scope_says_and_what_everybody_may() {
+        let rules = vec![
+            rule(Who::Everyone, &[Action::Pull, Action::Push], "docker/**"),
+            rule(Who::User("ci".to_owned()), &ALL, "**"),
+        ];
+        let policies = policies(Anonymous::Pull, rules);
+        let robot = robot("ci", &[Action::Push], "local/team/**");
+        assert_eq!(may(&policies, &robot, "docker/library/alpine"), [Action::Pull]);
+        assert_eq!(may(&policies, &robot, "local/team/app"), [Action::Push]);
+        assert_eq!(may(&policies, &robot, "local/other/app"), []);
+    }
+
+    #[test]
+    fn whole_repositories_are_judged_by_what_patterns_say() {
+        let rules = vec![
+            rule(Who::Everyone, &[Action::Pull], "hub/**"),
+            rule(Who::Everyone, &[Action::Pull], "local/team/*"),
+        ];
+        let policies = policies(Anonymous::Pull, rules);
+        let nobody = Identity::Anonymous;
+        let key = |key: &str| key.parse::<RepositoryKey>().expect("a key");
+        assert!(policies.allow_all_of(&nobody, Action::Pull, &key("hub")));
+        assert!(!policies.allow_all_of(&nobody, Action::Pull, &key("hub2")));
+        assert!(!policies.allow_all_of(&nobody, Action::Pull, &key("local")));
+        assert!(policies.allow_some_of(&nobody, Action::Pull, &key("local")));
+        assert!(!policies.allow_some_of(&nobody, Action::Push, &key("local")));
+        assert!(!policies.allow_some_of(&nobody, Action::Pull, &key("locale")));
+        assert!(!policies.allow_everywhere(&nobody, Action::Pull));
+    }
+}
