@@ -12,7 +12,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use entrepot::config::{self, Anonymous, Config, Environment, Loaded, Place, Problem, RemoteConfig, RepositoryConfig};
+use entrepot::config::{
+    self, Anonymous, Config, Environment, IssuerKeys, Loaded, Place, Problem, RemoteConfig, RepositoryConfig,
+};
 use proptest::prelude::*;
 
 const EVERYTHING: &str = include_str!("fixtures/everything.yml");
@@ -200,7 +202,13 @@ fn the_comments_of_the_worked_example_are_true() {
         fs::write(directory.path().join(file), "x").unwrap();
     }
     let certified = rcgen::generate_simple_self_signed(["example.com".to_owned()]).unwrap();
-    for file in ["corporate-ca.pem", "client.crt"] {
+    fs::write(
+        directory.path().join("htpasswd"),
+        format!("# ours\nada:$2b$12${}\n", "x".repeat(53)),
+    )
+    .unwrap();
+    fs::write(directory.path().join("cluster-keys.json"), r#"{"keys":[]}"#).unwrap();
+    for file in ["corporate-ca.pem", "client.crt", "clients.crt", "cluster-ca.pem"] {
         fs::write(directory.path().join(file), certified.cert.pem()).unwrap();
     }
     fs::write(
@@ -222,9 +230,21 @@ fn the_comments_of_the_worked_example_are_true() {
     let hub = remote(&loaded.config, "docker-hub");
     let users: Vec<&str> = hub.credentials.iter().map(|one| one.username.as_str()).collect();
     assert_eq!(users, ["acme", "acme-ci"]);
+    let auth = &loaded.config.auth;
+    assert_eq!(auth.htpasswd.keys().collect::<Vec<_>>(), ["ada"]);
+    assert!(matches!(auth.oidc[1].keys, Some(IssuerKeys::Document(_))));
+    assert_eq!(
+        auth.ldap.as_ref().map(|ldap| ldap.group_base.as_str()),
+        Some("ou=groups,dc=example,dc=com")
+    );
     let files = [
         "tls.crt",
         "tls.key",
+        "clients.crt",
+        "htpasswd",
+        "cluster-keys.json",
+        "cluster-ca.pem",
+        "corporate-ca.pem",
         "vendor",
         "corporate-ca.pem",
         "client.crt",
@@ -275,7 +295,8 @@ fn every_key_is_in_the_example_and_in_the_manual() {
 fn what_does_not_work_yet_is_refused() {
     let problems = problems_with(EVERYTHING, &[]);
     for problem in &problems {
-        let is_missing = problem.message.ends_with("is missing");
+        // Its files are nowhere.
+        let is_missing = problem.message.starts_with("cannot read");
         assert!(
             problem.message.ends_with("is not supported by this version yet") || is_missing,
             "{problem}"
@@ -332,6 +353,14 @@ fn every_kind_of_mistake_has_its_words() {
         "repositories: { a: { type: remote, url: 'https://a.b', credentials: [{ username: a, password: b }, { username: a, password: c }], warm: [{ images: [] , every: 5m }, { images: ['A:b', 'a:b c'] }] } }",
         "repositories: { a: { type: remote, url: 'https://a.b', proxy: 'socks5://hunter2@a', ca: nowhere.pem, client_tls: { cert: nowhere.pem }, allow_private: [10.0.0.0/40, localhost] } }",
         "storage: { min_free: 100% }\nrepositories: { a: { type: local, offline: true } }",
+        // Who may.
+        "auth: { anonymous: pull, htpasswd: nowhere, policies: [{ who: 'a:b', may: [read], on: 'a/[' }, { may: pull }] }\nrepositories: { a: { type: local } }",
+        "auth: { tokens: true }\nserver: { listen: '0.0.0.0:1' }\nrepositories: { a: { type: local } }",
+        "auth: { groups: { ops: [ada], '@x': ['b c'] }, tokens: true, policies: [{ who: ['*', ada, '@opps', '@dev'], may: pull, on: [b/**, a, '*', '**'] }] }\nrepositories: { a: { type: local } }",
+        "auth: { oidc: [{ issuer: 'https://gitlab.com', audience: '' }, { issuer: 'http://a.b', audience: x, keys: 'http://c.d', claims: { e: [] } }, {}], policies: [] }\nrepositories: { a: { type: local } }",
+        "auth: { ldap: { url: 'ldap://a.b', user_dn: 'cn=a,o=b', group_filter: member }, policies: [] }\nrepositories: { a: { type: local } }",
+        "auth: { ldap: { url: 'ldaps://a.b', start_tls: true, insecure: true, user_dn: 'cn={user},dc=b' }, policies: [] }\nrepositories: { a: { type: local } }",
+        "server: { external_url: 'https://u:p@a.b', trusted_proxies: [a] }\naudit: { to: no/where/at/all, pulls: 1 }\nrepositories: { a: { type: local, immutable_tags: ['['] } }",
         // Virtuals.
         "repositories: { a: { type: virtual }, b: { type: virtual, members: [] }, c: { type: virtual, members: [{}] } }",
         "repositories: { a: { type: local }, v: { type: virtual, members: [a, a, b], push_to: b } }",
@@ -376,7 +405,7 @@ hint: Docker Hub's is `https://registry-1.docker.io`
 repositories.yml:1:1: warning: nobody can do anything here
     auth:
     ^
-hint: this version knows nobody but `anonymous`, and it may do nothing: `pull` or `all`?
+hint: nobody can log in, and `anonymous` may do nothing: `pull` or `all`? or a `htpasswd` and `policies`?
 "#);
     let quiet = "repositories: { l: { type: local }, r: { type: remote, url: 'https://a.b' }, \
         v: { type: virtual, members: [{ repository: l, priority: true }, r] } }";

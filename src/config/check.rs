@@ -3,6 +3,7 @@
 //! Nothing here stops at a mistake. What is wrong is reported and something harmless put in its place, so that the
 //! next mistake is found in the same run; a configuration with problems is thrown away at the end.
 
+mod auth;
 mod proof;
 mod remote;
 mod virtuals;
@@ -19,10 +20,7 @@ use super::node::At;
 use super::scalar::{Count, Size, Time, Timeout};
 use super::spelling::nearest;
 use super::units::excerpt;
-use super::{
-    Anonymous, AuditConfig, AuditTarget, AuthConfig, Config, Listen, LocalConfig, RepositoryConfig, ServerConfig,
-    Share, StorageConfig, TlsConfig,
-};
+use super::{Config, Listen, LocalConfig, RepositoryConfig, ServerConfig, Share, StorageConfig, TlsConfig};
 use crate::oci::RepositoryKey;
 
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 5000);
@@ -101,13 +99,10 @@ impl<'a> Checker<'a> {
                     .and_then(|storage| storage.min_free.get())
                     .map_or(MIN_FREE, |part| part.0),
             },
-            auth: self.auth(&written.auth),
+            auth: self.auth(written),
             repositories: self.repositories(written),
             default: self.reference(&written.default),
-            audit: AuditConfig {
-                to: AuditTarget::Stdout,
-                pulls: false,
-            },
+            audit: self.audit(&written.audit),
         };
         self.virtuals();
         config
@@ -130,8 +125,12 @@ impl<'a> Checker<'a> {
             listen,
             metrics,
             tls: server.tls.with_place().and_then(|(at, tls)| self.tls(at, tls)),
-            external_url: None,
-            trusted_proxies: Vec::new(),
+            external_url: server.external_url.get().map(|url| url.0.clone()),
+            trusted_proxies: server
+                .trusted_proxies
+                .get()
+                .map(|all| all.iter().filter_map(|net| Some(net.get()?.0)).collect())
+                .unwrap_or_default(),
             limits: limits(server.limits.get()),
             drain: time(&server.drain, DRAIN),
         }
@@ -183,27 +182,11 @@ impl<'a> Checker<'a> {
         Some(TlsConfig {
             cert: self.file(cert_at, cert),
             key: self.file(key_at, key),
-            client_ca: None,
+            client_ca: written.client_ca.with_place().map(|(at, path)| {
+                self.authorities(at, path);
+                self.path(path)
+            }),
         })
-    }
-
-    fn auth(&mut self, written: &Field<file::Auth>) -> AuthConfig {
-        let anonymous = match written.with_place() {
-            None => Anonymous::All,
-            Some((at, auth)) => match auth.anonymous.get() {
-                Some(file::Anonymous::Pull) => Anonymous::Pull,
-                Some(file::Anonymous::All) => Anonymous::All,
-                Some(file::Anonymous::None) | None => {
-                    let at = auth.anonymous.with_place().map_or(at, |(at, _)| at);
-                    self.problem(
-                        Finding::warning(at, "nobody can do anything here")
-                            .hint("this version knows nobody but `anonymous`, and it may do nothing: `pull` or `all`?"),
-                    );
-                    Anonymous::None
-                }
-            },
-        };
-        AuthConfig::open(anonymous)
     }
 
     fn repositories(&mut self, written: &'a Written) -> BTreeMap<RepositoryKey, RepositoryConfig> {
@@ -223,6 +206,9 @@ impl<'a> Checker<'a> {
                 Some(Repository::Local(local)) => Some(RepositoryConfig::Local(LocalConfig {
                     allow_delete: *local.allow_delete.get().unwrap_or(&true),
                     allow_sparse: *local.allow_sparse.get().unwrap_or(&false),
+                    immutable_tags: local.immutable_tags.get().map_or_else(Vec::new, |all| {
+                        all.iter().filter_map(|glob| Some(glob.get()?.0.clone())).collect()
+                    }),
                 })),
                 Some(Repository::Remote(remote)) => self
                     .remote(at, remote, written.defaults.get())
@@ -326,6 +312,8 @@ const NO_SERVER: file::Server = file::Server {
     listen: Field::Absent,
     metrics: Field::Absent,
     tls: Field::Absent,
+    external_url: Field::Absent,
+    trusted_proxies: Field::Absent,
     limits: Field::Absent,
     drain: Field::Absent,
 };

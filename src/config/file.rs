@@ -10,8 +10,8 @@ use super::field::{Entries, Field, OneOrMore};
 use super::findings::Finding;
 use super::node::{Content, Node};
 use super::scalar::{
-    Address, Amount, Authority, Count, For, Glob, Host, Net, Part, Patience, Proxy, Size, Time, Timeout, Upstream,
-    Warmed,
+    Address, Amount, Authority, Count, Directory, External, For, Glob, Host, Issuer, Net, Part, Patience, Proxy, Size,
+    Subject, Time, Timeout, Upstream, Warmed,
 };
 use super::schema;
 use super::spelling::nearest;
@@ -35,6 +35,20 @@ pub(super) struct Written {
     pub(super) repositories: Field<Entries<Repository>>,
     /// The repository that a name belongs to when it begins with no key.
     pub(super) default: Field<String>,
+    /// Where is written down who did what.
+    pub(super) audit: Field<Audit>,
+}
+
+/// Where is written down who did what.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Audit {
+    /// `stdout`, `none`, or the path of a file to which is appended.
+    #[schemars(extend("default" = "stdout"))]
+    pub(super) to: Field<String>,
+    /// Whether every pull is written down, and not only what changes or refuses something.
+    #[schemars(extend("default" = false))]
+    pub(super) pulls: Field<bool>,
 }
 
 /// How and where the server listens.
@@ -48,6 +62,10 @@ pub(super) struct Server {
     pub(super) metrics: Field<Address>,
     /// Makes every connection TLS.
     pub(super) tls: Field<Tls>,
+    /// What clients call the server, when it is not what they write in their requests.
+    pub(super) external_url: Field<External>,
+    /// Networks of the proxies in front, whose `Forwarded` and `X-Forwarded-*` count.
+    pub(super) trusted_proxies: Field<Vec<Field<Net>>>,
     /// What clients may cost.
     pub(super) limits: Field<Limits>,
     /// How long running requests may go on after the server was asked to stop.
@@ -75,6 +93,8 @@ pub(super) struct Tls {
     pub(super) cert: Field<String>,
     /// The private key.
     pub(super) key: Field<String>,
+    /// The authorities whose certificates clients may show instead of a password.
+    pub(super) client_ca: Field<String>,
 }
 
 /// What clients may cost.
@@ -117,9 +137,97 @@ pub(super) struct Storage {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Auth {
-    /// What somebody may do who has not said who they are.
+    /// The most that somebody may do who has not said who they are.
     #[schemars(extend("default" = "none"))]
     pub(super) anonymous: Field<Anonymous>,
+    /// A file of users and bcrypt hashes, as `entrepot passwd` and `htpasswd -B` write them.
+    pub(super) htpasswd: Field<String>,
+    /// Whether there are tokens for robots.
+    #[schemars(extend("default" = false))]
+    pub(super) tokens: Field<bool>,
+    /// Issuers of OpenID Connect tokens, and which of their tokens are taken.
+    pub(super) oidc: Field<OneOrMore<Oidc>>,
+    /// A directory that knows more users.
+    pub(super) ldap: Field<Ldap>,
+    /// Users by group.
+    pub(super) groups: Field<Entries<OneOrMore<String>>>,
+    /// What is allowed; nothing is, that none of these allows.
+    pub(super) policies: Field<Vec<Field<Policy>>>,
+}
+
+/// What some may do somewhere.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["who", "may", "on"]))]
+pub(super) struct Policy {
+    /// Users, `@groups`, or `*` for everybody.
+    pub(super) who: Field<OneOrMore<Subject>>,
+    /// What they may do.
+    pub(super) may: Field<OneOrMore<Permission>>,
+    /// Patterns over `repository/image`.
+    pub(super) on: Field<OneOrMore<Glob>>,
+}
+
+/// What can be allowed.
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Permission {
+    /// Read.
+    Pull,
+    /// Write.
+    Push,
+    /// Remove.
+    Delete,
+    /// Pin and roll back tags, fetch ahead of time, and, on everything, create tokens.
+    Admin,
+}
+
+/// An issuer of OpenID Connect tokens.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["issuer", "audience"]))]
+pub(super) struct Oidc {
+    /// The issuer, exactly as its tokens name it.
+    pub(super) issuer: Field<Issuer>,
+    /// Whom tokens must be for.
+    pub(super) audience: Field<OneOrMore<String>>,
+    /// What else tokens must say; `*` stands for anything.
+    pub(super) claims: Field<Entries<OneOrMore<String>>>,
+    /// The groups of whoever shows such a token.
+    pub(super) groups: Field<OneOrMore<String>>,
+    /// Where the issuer's keys are, a URL or a file, when the issuer is not to be asked for that.
+    pub(super) keys: Field<String>,
+    /// A PEM file of certificate authorities that are trusted besides the machine's.
+    pub(super) ca: Field<String>,
+}
+
+/// A directory that knows more users.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["url", "user_dn"]))]
+pub(super) struct Ldap {
+    /// `ldaps://host`, or `ldap://host` with `start_tls`.
+    pub(super) url: Field<Directory>,
+    /// Whether a connection to `ldap://` becomes TLS before anything is said.
+    #[schemars(extend("default" = false))]
+    pub(super) start_tls: Field<bool>,
+    /// Allows `ldap://` without TLS: passwords travel in the clear.
+    #[schemars(extend("default" = false))]
+    pub(super) insecure: Field<bool>,
+    /// A PEM file of certificate authorities that are trusted besides the machine's.
+    pub(super) ca: Field<String>,
+    /// The name of a user's entry, with `{user}` in it.
+    pub(super) user_dn: Field<String>,
+    /// Below what groups are looked for; the `dc=` parts of `user_dn`, without this key.
+    pub(super) group_base: Field<String>,
+    /// Which entries are a user's groups, with `{user}` or `{dn}` in it.
+    pub(super) group_filter: Field<String>,
+    /// The attribute that is a group's name.
+    #[schemars(extend("default" = "cn"))]
+    pub(super) group_attribute: Field<String>,
+    /// How long the directory may take to answer.
+    #[schemars(extend("default" = "5s"))]
+    pub(super) timeout: Field<Timeout>,
 }
 
 /// What somebody may do who has not said who they are.
@@ -130,7 +238,7 @@ pub(super) enum Anonymous {
     None,
     /// Pull.
     Pull,
-    /// Pull, push and delete.
+    /// Everything.
     All,
 }
 
@@ -197,6 +305,8 @@ pub(super) struct Local {
     /// Whether a manifest may be pushed before all that it refers to.
     #[schemars(extend("default" = false))]
     pub(super) allow_sparse: Field<bool>,
+    /// Patterns of tags that, once pushed, neither move nor go.
+    pub(super) immutable_tags: Field<Vec<Field<Glob>>>,
 }
 
 /// A pull-through cache of one upstream registry.
@@ -356,11 +466,8 @@ pub(super) fn short_form(structure: &str) -> Option<&'static str> {
 /// What is to come, by structure. A key that has come moves from here to its structure.
 pub(super) const NOT_YET: &[(&str, &[&str])] = &[
     ("Written", &["webhooks"]),
-    ("Server", &["external_url", "trusted_proxies"]),
-    ("Tls", &["client_ca"]),
     ("Storage", &["blobs", "index"]),
-    ("Auth", &["htpasswd", "tokens", "oidc", "ldap", "groups", "policies"]),
-    ("Local", &["immutable_tags", "quota", "retention"]),
+    ("Local", &["quota", "retention"]),
 ];
 
 /// Words that will stand for a structure.
@@ -394,6 +501,10 @@ const PLACES: &[(&str, &str)] = &[
     ("Tls", "`server.tls`"),
     ("Storage", "`storage`"),
     ("Auth", "`auth`"),
+    ("Policy", "`auth.policies`"),
+    ("Oidc", "`auth.oidc`"),
+    ("Ldap", "`auth.ldap`"),
+    ("Audit", "`audit`"),
     ("Defaults", "`defaults`"),
     ("Credentials", "`credentials`"),
     ("Cache", "`cache`"),

@@ -300,6 +300,8 @@ pub struct LocalConfig {
     pub allow_delete: bool,
     /// Whether a manifest may be pushed before all that it refers to.
     pub allow_sparse: bool,
+    /// Tags that, once pushed, neither move nor go.
+    pub immutable_tags: Vec<Pattern>,
 }
 
 /// A remote repository.

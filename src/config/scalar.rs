@@ -1,5 +1,9 @@
 //! The kinds of single values: what they look like, what they mean, and what to say when one is wrong.
 
+mod access;
+
+pub(super) use access::{Directory, External, Issuer, Subject, is_loopback, is_name};
+
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
@@ -441,7 +445,7 @@ macro_rules! scalars {
     )+};
 }
 
-scalars!(Size Count Amount Part Time Timeout Patience Address Host Authority Upstream Proxy Glob For Warmed Net);
+scalars!(Size Count Amount Part Time Timeout Patience Address Host Authority Upstream Proxy Glob For Warmed Net Subject External Issuer Directory);
 
 #[cfg(test)]
 mod tests {

@@ -150,7 +150,7 @@ impl Checker<'_> {
     }
 }
 
-fn read_short(path: &Path, longest: u64) -> std::io::Result<Vec<u8>> {
+pub(super) fn read_short(path: &Path, longest: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(longest + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > longest {
