@@ -1,5 +1,7 @@
 //! A local repository: images that are pushed here and live nowhere else.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{Error, Listed, Repository, Served, Unknown, upload_unknown};
@@ -8,7 +10,8 @@ use crate::config::LocalConfig;
 use crate::oci::manifest::{Contents, ManifestError};
 use crate::oci::operation::UploadId;
 use crate::oci::{
-    Algorithm, Answer, Descriptor, Digest, ErrorCode, ImageName, Manifest, Page, Reference, Refusal, RepositoryKey, Tag,
+    Algorithm, Answer, Descriptor, Digest, ErrorCode, ImageName, Manifest, Page, Pattern, Reference, Refusal,
+    RepositoryKey, Tag,
 };
 use crate::store::{self, Store, Upload};
 
@@ -29,6 +32,7 @@ pub struct Pushed {
 pub struct LocalRepository {
     key: RepositoryKey,
     config: LocalConfig,
+    immutable_tags: Arc<[Pattern]>,
     store: Store,
 }
 
@@ -37,7 +41,13 @@ impl LocalRepository {
     pub fn new(key: RepositoryKey, config: LocalConfig, store: Store) -> Self {
         // It may have been a remote: what is pushed from now on can be had nowhere else.
         store.release(&key);
-        Self { key, config, store }
+        let immutable_tags = config.immutable_tags.clone().into();
+        Self {
+            key,
+            config,
+            immutable_tags,
+            store,
+        }
     }
 
     /// Its key.
@@ -46,7 +56,8 @@ impl LocalRepository {
     }
 
     pub(super) fn image(&self, image: &ImageName) -> store::Image {
-        self.store.image(&self.key, image)
+        let tags = Arc::clone(&self.immutable_tags);
+        self.store.image(&self.key, image).with_immutable_tags(tags)
     }
 
     fn serve<T>(&self, value: T) -> Served<T> {

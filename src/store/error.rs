@@ -65,6 +65,11 @@ pub enum Error {
     /// A tag that is pinned was to mean something else, or nothing.
     #[error("the tag `{0}` is pinned to what it means: `entrepot tags unpin` lets it be changed")]
     Pinned(Tag),
+    /// A tag that is not to change was to mean something else, or nothing.
+    #[error(
+        "the tag `{0}` is immutable here: push under another tag, or take it out of the repository's `immutable_tags`"
+    )]
+    Immutable(Tag),
     /// As many uploads are open as may be.
     #[error("too many uploads are open: finish or cancel some, or try again later")]
     TooManyUploads,

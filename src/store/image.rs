@@ -10,7 +10,7 @@ use super::layout::Place;
 use super::rows::Changes;
 use super::{Inner, blocking, rebuild};
 use crate::oci::manifest::Contents;
-use crate::oci::{Descriptor, Digest, Manifest, Page, Tag};
+use crate::oci::{Descriptor, Digest, Manifest, Page, Pattern, Tag};
 
 /// What a tag means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct Image {
     pub(super) inner: Arc<Inner>,
     pub(super) place: Arc<Place>,
     pub(super) stripe: usize,
+    /// Tags that, once they mean something, mean it for ever.
+    immutable: Arc<[Pattern]>,
 }
 
 impl Image {
@@ -51,7 +53,32 @@ impl Image {
             inner,
             place: Arc::new(place),
             stripe,
+            immutable: Arc::default(),
         }
+    }
+
+    /// The same image, of whose tags those that a pattern means neither move nor go.
+    pub fn with_immutable_tags(mut self, immutable: Arc<[Pattern]>) -> Self {
+        self.immutable = immutable;
+        self
+    }
+
+    /// Refuses if any of these tags may not come to mean `to`. By who has the image's turn.
+    fn check_movable(&self, tags: &[Tag], to: Option<&Digest>) -> Result<(), Error> {
+        self.inner.records.check_unpinned(&self.place, tags, to)?;
+        self.check_mutable(tags, to)
+    }
+
+    /// Refuses if any of these tags is immutable and means something else than `to`. By who has the image's turn.
+    pub(super) fn check_mutable(&self, tags: &[Tag], to: Option<&Digest>) -> Result<(), Error> {
+        let immutable = |tag: &&Tag| self.immutable.iter().any(|pattern| pattern.matches(tag.as_str()));
+        for tag in tags.iter().filter(immutable) {
+            let current = self.inner.records.tag(&self.place, tag)?;
+            if current.is_some() && current.as_ref() != to {
+                return Err(Error::Immutable(tag.clone()));
+            }
+        }
+        Ok(())
     }
 
     /// Reads, where it may block.
@@ -208,7 +235,7 @@ impl Image {
         self.write(move |image| {
             image.inner.check_space(&image.place)?;
             let records = &image.inner.records;
-            records.check_unpinned(&image.place, &tags, Some(&manifest.digest))?;
+            image.check_movable(&tags, Some(&manifest.digest))?;
             let put = records.put_tagged(&image.place, &manifest, &tags, PUSH, None);
             image.follow(&manifest.digest, put.is_ok().then_some((&manifest, &contents)), &tags);
             if put.is_ok() {
@@ -248,7 +275,7 @@ impl Image {
         }
         tags.sort_unstable();
         tags.dedup();
-        records.check_unpinned(&self.place, &tags, None)?;
+        self.check_movable(&tags, None)?;
         let removed = tags
             .iter()
             .try_for_each(|tag| records.remove_tag(&self.place, tag).map(drop))
@@ -262,7 +289,7 @@ impl Image {
         let tag = tag.clone();
         self.write(move |image| {
             let records = &image.inner.records;
-            records.check_unpinned(&image.place, std::slice::from_ref(&tag), None)?;
+            image.check_movable(std::slice::from_ref(&tag), None)?;
             let removed = records.remove_tag(&image.place, &tag);
             let mut changes = Changes::default();
             image.follow_tag(&mut changes, &tag);

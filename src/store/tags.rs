@@ -85,6 +85,7 @@ impl Image {
             if !pin {
                 records.check_unpinned(&image.place, tags, None)?;
             }
+            image.check_mutable(tags, Some(&digest))?;
             let set = records
                 .put_tagged(&image.place, &manifest, tags, origin, None)
                 .and_then(|()| {

@@ -431,3 +431,45 @@ async fn a_push_by_digest_can_set_tags() {
         assert_eq!(header(&response, "docker-content-digest"), digest.as_str());
     }
 }
+
+#[tokio::test]
+async fn an_immutable_tag_neither_moves_nor_goes() {
+    let registry = Registry::start("repositories: { images: { type: local, immutable_tags: ['v*'] } }");
+    let kept = registry.push_image(BASE, "v1", b"kept").await;
+    let again = registry.push_image(BASE, "v1", b"kept").await;
+    assert_eq!(again, kept, "the same again is no change");
+    let other = registry.push_image(BASE, "latest", b"other").await;
+    let manifest = registry.get(&format!("{BASE}/manifests/latest")).send().await;
+    let manifest = manifest.expect("an answer").bytes().await.expect("a body");
+
+    let attempts = [
+        registry
+            .put(&format!("{BASE}/manifests/v1"))
+            .header("content-type", OCI_MANIFEST)
+            .body(manifest.clone()),
+        registry
+            .put(&format!("{BASE}/manifests/{other}?tag=v1"))
+            .header("content-type", OCI_MANIFEST)
+            .body(manifest),
+        registry.delete(&format!("{BASE}/manifests/v1")),
+        registry.delete(&format!("{BASE}/manifests/{kept}")),
+        registry
+            .post("/api/v1/tags/pin")
+            .header("content-type", "application/json")
+            .body(format!(r#"{{"image":"images/team/app:v1","to":"{other}"}}"#)),
+    ];
+    for attempt in attempts {
+        let response = attempt.send().await.expect("an answer");
+        assert_eq!(response.status(), StatusCode::FORBIDDEN);
+        let said = response.text().await.expect("a body");
+        assert!(said.contains("`v1` is immutable here"), "{said}");
+    }
+    let found = registry.head(&format!("{BASE}/manifests/v1")).send().await;
+    assert_eq!(
+        header(&found.expect("an answer"), "docker-content-digest"),
+        kept.as_str()
+    );
+    // What is not meant moves and goes as ever.
+    let gone = registry.delete(&format!("{BASE}/manifests/latest")).send().await;
+    expect(gone.expect("an answer"), StatusCode::ACCEPTED).await;
+}
