@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::oci::Pattern;
 use crate::oci::operation::Action;
@@ -27,6 +28,21 @@ pub struct Principal {
     pub groups: BTreeSet<String>,
     /// What a robot may do; its policies, and all of them.
     pub scope: Vec<Grant>,
+    /// When what proved it runs out; a token of ours that is made of it lasts no longer.
+    pub until: Option<SystemTime>,
+}
+
+impl Principal {
+    /// Somebody of whom nothing more is known.
+    pub fn new(kind: Kind, name: impl Into<String>) -> Self {
+        Self {
+            kind,
+            name: name.into(),
+            groups: BTreeSet::new(),
+            scope: Vec::new(),
+            until: None,
+        }
+    }
 }
 
 /// What somebody known is.

@@ -153,22 +153,18 @@ mod tests {
 
     fn known(kind: Kind, name: &str, groups: &[&str]) -> Identity {
         Identity::Known(Arc::new(Principal {
-            kind,
-            name: name.to_owned(),
             groups: groups.iter().map(ToString::to_string).collect(),
-            scope: Vec::new(),
+            ..Principal::new(kind, name)
         }))
     }
 
     fn robot(name: &str, may: &[Action], on: &str) -> Identity {
         Identity::Known(Arc::new(Principal {
-            kind: Kind::Robot,
-            name: name.to_owned(),
-            groups: BTreeSet::new(),
             scope: vec![Grant {
                 may: may.to_vec(),
                 on: on.parse().expect(on),
             }],
+            ..Principal::new(Kind::Robot, name)
         }))
     }
 
