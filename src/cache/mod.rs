@@ -287,6 +287,11 @@ impl PullThrough {
         self.admitted(image).is_some()
     }
 
+    /// The one name of an image that may be called several.
+    pub fn canonical(&self, image: &ImageName) -> ImageName {
+        self.0.upstream.canonical(image)
+    }
+
     /// The one name of an image, if this remote is for it.
     fn admitted(&self, image: &ImageName) -> Option<ImageName> {
         Some(self.0.upstream.canonical(image)).filter(|image| self.0.scope.admits(image))

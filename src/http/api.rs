@@ -12,11 +12,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::Failure;
+use super::gate::{Caller, Gate};
 use super::image_text::{ImageText, digest_of};
 use super::serve::Peer;
 use super::site::{Front, Site};
-use super::{REQUEST_ID, RequestId, call, dispatch, timestamp};
-use crate::access::Identity;
+use super::{REQUEST_ID, RequestId, call, timestamp};
 use crate::oci::ErrorCode;
 use crate::oci::operation::Action;
 use crate::repository::router::Hints;
@@ -141,7 +141,7 @@ impl Ask {
     }
 
     async fn history(&self) -> Result<Response, Failure> {
-        self.allow(Action::Pull)?;
+        let caller = self.caller().await?;
         let query = self.parts.uri.query().unwrap_or_default();
         let image = url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "image");
         let Some((_, image)) = image else {
@@ -150,12 +150,13 @@ impl Ask {
                 "`?image=` says which, as in `team/app:v1`",
             ));
         };
-        let (named, route) = self.route(&image)?;
+        let (named, route) = self.route(&caller, &image, Action::Pull)?;
         let tag = named.tag()?;
         let known = route.repository.tag_history(&route.image, tag).await?;
         let Some(known) = known else {
             let message = format!("`{}` knows no tag {tag} of {}", route.repository.key(), route.image);
-            return Err(Failure::new(ErrorCode::ManifestUnknown, message));
+            let failure = Failure::new(ErrorCode::ManifestUnknown, message);
+            return Err(self.gate(&caller).not_found(failure, &named.name));
         };
         let answer = History {
             repository: known.repository.as_str(),
@@ -208,9 +209,10 @@ impl Ask {
 
     /// What a request to change a tag says.
     async fn change(&self, body: Body) -> Result<(TagRequest, ImageText, Route), Failure> {
-        self.allow(Action::Admin)?;
+        let caller = self.caller().await?;
+        self.gate(&caller).somewhere(Action::Admin)?;
         let asked: TagRequest = self.read(body).await?;
-        let (named, route) = self.route(&asked.image)?;
+        let (named, route) = self.route(&caller, &asked.image, Action::Admin)?;
         Ok((asked, named, route))
     }
 
@@ -235,32 +237,41 @@ impl Ask {
         Ok(json(StatusCode::OK, serde_json::to_vec(&answer).unwrap_or_default()))
     }
 
-    /// Whether the caller may.
-    pub(super) fn allow(&self, action: Action) -> Result<(), Failure> {
-        if self.site.access.policies.allow_everywhere(&Identity::Anonymous, action) {
-            Ok(())
-        } else {
-            Err(Failure::new(ErrorCode::Denied, dispatch::NOT_OPEN))
+    /// Who asks.
+    pub(super) async fn caller(&self) -> Result<Caller, Failure> {
+        Caller::of(&self.site, &self.parts).await
+    }
+
+    /// Who asks, if they may do this with everything.
+    #[expect(dead_code, reason = "what robots may is changed by who may do everything")]
+    pub(super) async fn allowed_everywhere(&self, action: Action) -> Result<Caller, Failure> {
+        let caller = self.caller().await?;
+        self.gate(&caller).everywhere(action)?;
+        Ok(caller)
+    }
+
+    /// The one way to the repositories.
+    pub(super) fn gate<'a>(&'a self, caller: &'a Caller) -> Gate<'a> {
+        let peer = self.parts.extensions.get::<Peer>();
+        Gate {
+            site: &self.site,
+            caller,
+            hints: Hints {
+                listener: peer.and_then(|peer| peer.repository.as_ref()),
+                host: call::host(&self.parts),
+                ..Hints::default()
+            },
         }
     }
 
-    /// What an image means that somebody has written.
-    pub(super) fn route(&self, image: &str) -> Result<(ImageText, Route), Failure> {
+    /// What an image means to this caller that somebody has written.
+    pub(super) fn route(&self, caller: &Caller, image: &str, action: Action) -> Result<(ImageText, Route), Failure> {
         let authority = match self.parts.uri.authority() {
             Some(authority) => Some(authority.as_str()),
             None => self.parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()),
         };
         let named = ImageText::parse(image, authority)?;
-        let hints = Hints {
-            listener: self
-                .parts
-                .extensions
-                .get::<Peer>()
-                .and_then(|peer| peer.repository.as_ref()),
-            host: call::host(&self.parts),
-            ..Hints::default()
-        };
-        let route = self.site.repositories.route(&named.name, hints)?;
+        let route = self.gate(caller).route(&named.name, action)?;
         Ok((named, route))
     }
 

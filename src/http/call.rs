@@ -6,13 +6,14 @@ use http::request::Parts;
 use http::{HeaderName, Method, header};
 
 use super::RequestId;
+use super::error::Failure;
+use super::gate::{Caller, Gate, Target};
 use super::serve::Peer;
 use super::site::{Front, Site};
-use crate::access::Identity;
+use crate::oci::ImageName;
+use crate::oci::operation::Action;
 use crate::oci::operation::Request as Line;
-use crate::oci::{ErrorCode, ImageName, Refusal};
 use crate::repository::router::{Hints, Route};
-use crate::repository::{LocalRepository, Repositories};
 
 /// A request: what it asks, of whom, and with what.
 pub(super) struct Call {
@@ -20,7 +21,7 @@ pub(super) struct Call {
     pub(super) site: Arc<Site>,
     pub(super) parts: Parts,
     pub(super) line: Line,
-    pub(super) identity: Identity,
+    pub(super) caller: Caller,
     pub(super) id: RequestId,
 }
 
@@ -35,18 +36,27 @@ impl Call {
         self.parts.headers.get(name)?.to_str().ok()
     }
 
-    /// What a name means in this request.
-    pub(super) fn route(&self, name: &ImageName) -> Result<Route, Refusal> {
-        self.repositories().route(name, self.hints())
+    /// The one way to the repositories.
+    pub(super) fn gate(&self) -> Gate<'_> {
+        Gate {
+            site: &self.site,
+            caller: &self.caller,
+            hints: self.hints(),
+        }
     }
 
-    /// All repositories.
-    pub(super) fn repositories(&self) -> &Repositories {
-        &self.site.repositories
+    /// What a name means in this request, to this caller, for this purpose.
+    pub(super) fn route(&self, name: &ImageName, action: Action) -> Result<Route, Failure> {
+        self.gate().route(name, action)
+    }
+
+    /// Where a push or deletion by this name lands.
+    pub(super) fn target(&self, name: &ImageName, action: Action) -> Result<Target, Failure> {
+        self.gate().target(name, action)
     }
 
     /// What the request says, besides a name, of which repository it means.
-    pub(super) fn hints(&self) -> Hints<'_> {
+    fn hints(&self) -> Hints<'_> {
         let peer = self.parts.extensions.get::<Peer>();
         Hints {
             prefix: self.line.prefix.as_ref(),
@@ -69,32 +79,6 @@ impl Call {
         self.line.namespace.as_deref().map_or_else(String::new, |namespace| {
             let encoded: String = url::form_urlencoded::byte_serialize(namespace.as_bytes()).collect();
             format!("{separator}ns={encoded}")
-        })
-    }
-
-    /// Where a push to this route lands.
-    pub(super) fn push_target<'a>(&self, route: &'a Route) -> Result<&'a Arc<LocalRepository>, Refusal> {
-        route.repository.push_target().ok_or_else(|| {
-            let key = route.repository.key();
-            let takers: Vec<String> = self
-                .repositories()
-                .keys()
-                .filter(|key| {
-                    self.repositories()
-                        .get(key)
-                        .is_some_and(|other| other.push_target().is_some())
-                })
-                .map(|key| format!("`{key}`"))
-                .collect();
-            let instead = if takers.is_empty() {
-                "no repository here takes pushes".to_owned()
-            } else {
-                format!("push to {}", takers.join(" or "))
-            };
-            Refusal::new(
-                ErrorCode::Unsupported,
-                format!("`{key}` does not take pushes: {instead}"),
-            )
         })
     }
 }

@@ -7,19 +7,17 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request};
 
 use super::call::Call;
 use super::error::Failure;
+use super::gate::Caller;
 use super::serve::Peer;
-use super::site::Front;
-use super::{REQUEST_ID, RequestId, answer, list, pull, push};
-use crate::access::Identity;
+use super::site::{Front, Site};
+use super::{REQUEST_ID, RequestId, answer as answers, list, pull, push};
 use crate::oci::ErrorCode;
 use crate::oci::operation::{Operation, ParseError, Request as Line};
-
-/// What a caller may not do.
-pub(super) const NOT_OPEN: &str = "this is not open to everybody here: `auth` in the configuration says what is";
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
@@ -38,15 +36,14 @@ pub(super) async fn distribution(State(front): State<Arc<Front>>, request: Reque
         Ok(line) => {
             let handler = line.operation.handler();
             let _in_flight = metrics.request_begins(handler);
-            let call = Call {
+            let asked = Asked {
                 front,
                 site,
                 parts,
                 line,
-                identity: Identity::Anonymous,
                 id: id.clone(),
             };
-            let response = perform(call, body).await.unwrap_or_else(|failure| failure.respond(&id));
+            let response = answer(asked, body).await.unwrap_or_else(|failure| failure.respond(&id));
             (handler, response)
         }
         Err(error) => ("other", unparsed(error, &path).respond(&id)),
@@ -66,8 +63,8 @@ pub(super) async fn distribution(State(front): State<Arc<Front>>, request: Reque
         method,
         path,
         status,
-        repository = header_text(&response, &answer::REPOSITORY),
-        cache = header_text(&response, &answer::CACHE),
+        repository = header_text(&response, &answers::REPOSITORY),
+        cache = header_text(&response, &answers::CACHE),
         duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         "answered"
     );
@@ -78,41 +75,58 @@ fn header_text<'a>(response: &'a Response, name: &HeaderName) -> Option<&'a str>
     response.headers().get(name)?.to_str().ok()
 }
 
-async fn perform(call: Call, body: Body) -> Result<Response, Failure> {
-    if !call
-        .site
-        .access
-        .policies
-        .allow_everywhere(&call.identity, call.line.operation.action())
-    {
-        return Err(Failure::new(ErrorCode::Denied, NOT_OPEN));
-    }
+/// A request whose caller is not known yet.
+struct Asked {
+    front: Arc<Front>,
+    site: Arc<Site>,
+    parts: Parts,
+    line: Line,
+    id: RequestId,
+}
+
+async fn answer(asked: Asked, body: Body) -> Result<Response, Failure> {
+    let caller = Caller::of(&asked.site, &asked.parts).await?;
+    let call = Call {
+        front: asked.front,
+        site: asked.site,
+        parts: asked.parts,
+        line: asked.line,
+        caller,
+        id: asked.id,
+    };
+    let answer = perform(&call, body).await;
+    answer.map_err(|failure| match call.line.operation.name() {
+        Some(name) => call.gate().not_found(failure, name),
+        None => failure,
+    })
+}
+
+async fn perform(call: &Call, body: Body) -> Result<Response, Failure> {
     let namespace = call.line.namespace.clone();
     let mut response = match call.line.operation.clone() {
         Operation::CheckVersion => {
-            // A key or a namespace that does not exist is told here already, at the first request of every client.
-            call.repositories().surface(call.hints())?;
+            call.gate().version()?;
             pull::version()
         }
-        Operation::Catalog { page } => list::catalog(&call, &page).await?,
-        Operation::PullManifest { name, reference } => pull::manifest(&call, &name, &reference).await?,
-        Operation::PullBlob { name, digest } => pull::blob(&call, &name, &digest).await?,
-        Operation::ListTags { name, page } => list::tags(&call, &name, &page).await?,
+        Operation::Catalog { page } => list::catalog(call, &page).await?,
+        Operation::PullManifest { name, reference } => pull::manifest(call, &name, &reference).await?,
+        Operation::PullBlob { name, digest } => pull::blob(call, &name, &digest).await?,
+        Operation::ListTags { name, page } => list::tags(call, &name, &page).await?,
         Operation::ListReferrers {
             name,
             subject,
             artifact_type,
-        } => list::referrers(&call, &name, &subject, artifact_type.as_deref()).await?,
+        } => list::referrers(call, &name, &subject, artifact_type.as_deref()).await?,
         Operation::PushManifest { name, reference, tags } => {
-            push::manifest(&call, &name, &reference, &tags, body).await?
+            push::manifest(call, &name, &reference, &tags, body).await?
         }
-        Operation::DeleteManifest { name, reference } => push::delete_manifest(&call, &name, &reference).await?,
-        Operation::DeleteBlob { name, digest } => push::delete_blob(&call, &name, &digest).await?,
-        Operation::StartUpload { name, start } => push::start(&call, &name, start, body).await?,
-        Operation::UploadStatus { name, id } => push::status(&call, &name, id).await?,
-        Operation::AppendUpload { name, id } => push::append(&call, &name, id, body).await?,
-        Operation::FinishUpload { name, id, digest } => push::finish(&call, &name, id, &digest, body).await?,
-        Operation::CancelUpload { name, id } => push::cancel(&call, &name, id).await?,
+        Operation::DeleteManifest { name, reference } => push::delete_manifest(call, &name, &reference).await?,
+        Operation::DeleteBlob { name, digest } => push::delete_blob(call, &name, &digest).await?,
+        Operation::StartUpload { name, start } => push::start(call, &name, start, body).await?,
+        Operation::UploadStatus { name, id } => push::status(call, &name, id).await?,
+        Operation::AppendUpload { name, id } => push::append(call, &name, id, body).await?,
+        Operation::FinishUpload { name, id, digest } => push::finish(call, &name, id, &digest, body).await?,
+        Operation::CancelUpload { name, id } => push::cancel(call, &name, id).await?,
     };
     if let Some(value) = namespace.and_then(|namespace| HeaderValue::from_str(&namespace).ok()) {
         response.headers_mut().insert(NAMESPACE, value);

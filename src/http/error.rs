@@ -24,6 +24,8 @@ pub(super) struct Failure {
     cause: Option<String>,
     /// The status, where it is not the code's own.
     status: Option<StatusCode>,
+    /// What a token would have to be for, in the words of the token protocol.
+    scope: Option<String>,
 }
 
 impl Failure {
@@ -34,7 +36,34 @@ impl Failure {
             headers: Box::default(),
             cause: None,
             status: None,
+            scope: None,
         }
+    }
+
+    /// The same, saying what a token would have to be for.
+    pub(super) fn with_scope(mut self, scope: String) -> Self {
+        self.scope = Some(scope);
+        self
+    }
+
+    /// What a token would have to be for.
+    #[expect(dead_code, reason = "for the challenge")]
+    pub(super) fn scope(&self) -> Option<&str> {
+        self.scope.as_deref()
+    }
+
+    /// Whether it says who has not logged in should.
+    #[expect(dead_code, reason = "for the challenge")]
+    pub(super) fn wants_login(&self) -> bool {
+        self.code == ErrorCode::Unauthorized
+    }
+
+    /// Whether it says that something is not here.
+    pub(super) const fn is_not_found(&self) -> bool {
+        matches!(
+            self.code,
+            ErrorCode::ManifestUnknown | ErrorCode::BlobUnknown | ErrorCode::NameUnknown
+        )
     }
 
     /// The same with another status than the code's own.

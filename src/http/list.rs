@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::answer::{value, warn, with_headers};
 use super::call::Call;
 use super::error::Failure;
-use crate::oci::{Descriptor, Digest, ErrorCode, ImageName, Page, RepositoryKey, media_type};
-use crate::repository::Listed;
+use crate::oci::operation::Action;
+use crate::oci::{Descriptor, Digest, ErrorCode, ImageName, Page, media_type};
 
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
@@ -20,7 +20,7 @@ pub(super) async fn tags(call: &Call, name: &ImageName, page: &Page) -> Result<R
         name: &'a str,
         tags: Vec<String>,
     }
-    let route = call.route(name)?;
+    let route = call.route(name, Action::Pull)?;
     let listed = route.repository.tags(&route.image).await?.ok_or_else(|| {
         let message = format!("`{}` has no image {}", route.repository.key(), route.image);
         Failure::new(ErrorCode::NameUnknown, message)
@@ -45,16 +45,7 @@ pub(super) async fn catalog(call: &Call, page: &Page) -> Result<Response, Failur
     struct Catalog {
         repositories: Vec<String>,
     }
-    let listed = match call.repositories().surface(call.hints())? {
-        Some(repository) => {
-            let images = repository.images().await?;
-            Listed {
-                entries: images.entries.iter().map(ToString::to_string).collect(),
-                warnings: images.warnings,
-            }
-        }
-        None => every_image(call).await?,
-    };
+    let listed = call.gate().catalog().await?;
     let mut headers = list_headers("application/json", &listed.warnings);
     let (repositories, more) = page.cut(listed.entries);
     let path = match &call.line.prefix {
@@ -63,23 +54,6 @@ pub(super) async fn catalog(call: &Call, page: &Page) -> Result<Response, Failur
     };
     link_to_next(call, &mut headers, &path, page, repositories.last().filter(|_| more));
     respond(headers, &Catalog { repositories })
-}
-
-async fn every_image(call: &Call) -> Result<Listed<String>, Failure> {
-    let mut all: Listed<String> = Listed::default();
-    let repositories = call.repositories();
-    let keys: Vec<RepositoryKey> = repositories.keys().cloned().collect();
-    for key in keys {
-        let Some(repository) = repositories.get(&key) else {
-            continue;
-        };
-        let images = repository.images().await?;
-        all.entries
-            .extend(images.entries.iter().map(|image| format!("{key}/{image}")));
-        all.warnings.extend(images.warnings);
-    }
-    all.entries.sort_unstable();
-    Ok(all)
 }
 
 /// `GET …/referrers/<digest>`.
@@ -97,7 +71,7 @@ pub(super) async fn referrers(
         media_type: &'static str,
         manifests: Vec<Descriptor>,
     }
-    let route = call.route(name)?;
+    let route = call.route(name, Action::Pull)?;
     let listed = route.repository.referrers(&route.image, subject).await?;
     let mut headers = list_headers(media_type::OCI_INDEX, &listed.warnings);
     let mut manifests = listed.entries;

@@ -2,8 +2,8 @@
 //!
 //! [`serve`] accepts connections and bounds what each may cost, [`tls`] holds the certificate, [`sendfile`] is how a file
 //! leaves. [`routes`] is the table, `dispatch` turns a request line into an
-//! [`Operation`](crate::oci::Operation), asks who may, and hands it to `pull`, `push` or `list`. Those translate, call
-//! one method of a repository, and translate back. `api` is for the command line, whose end of it is [`client`]. `error` is the one place where a failure becomes a status.
+//! [`Operation`](crate::oci::Operation) and hands it to `pull`, `push` or `list`. Those pass `gate`, which decides who
+//! may, call one method of a repository, and translate back. `api` is for the command line, whose end of it is [`client`]. `error` is the one place where a failure becomes a status.
 
 mod answer;
 mod api;
@@ -12,6 +12,7 @@ mod call;
 pub mod client;
 mod dispatch;
 mod error;
+mod gate;
 pub mod healthcheck;
 mod image_text;
 mod list;

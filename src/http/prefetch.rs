@@ -50,7 +50,8 @@ pub(super) async fn prefetch(State(front): State<Arc<Front>>, request: Request<B
 
 /// All that can be told to be wrong is told before anything is fetched.
 async fn begin(ask: &Ask, body: Body) -> Result<Response, Failure> {
-    ask.allow(Action::Admin)?;
+    let caller = ask.caller().await?;
+    ask.gate(&caller).somewhere(Action::Admin)?;
     let wanted: Wanted = ask.read(body).await?;
     if wanted.images.is_empty() || wanted.images.len() > IMAGES {
         let message = format!("`images` names 1 to {IMAGES} images");
@@ -65,7 +66,7 @@ async fn begin(ask: &Ask, body: Body) -> Result<Response, Failure> {
     }
     let mut jobs = Vec::with_capacity(wanted.images.len());
     for text in wanted.images {
-        let (named, route) = ask.route(&text)?;
+        let (named, route) = ask.route(&caller, &text, Action::Admin)?;
         jobs.push(Job { text, named, route });
     }
     let (tell, told) = mpsc::channel(LINES);

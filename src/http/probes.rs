@@ -2,11 +2,17 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::{StatusCode, header};
+use http::request::Parts;
+use http::{Request, StatusCode, header};
 
-use super::site::Front;
+use super::RequestId;
+use super::error::Failure;
+use super::gate::{Caller, Gate};
+use super::site::{Front, Site};
+use crate::repository::router::Hints;
 
 /// `/`: what this is. Load balancers probe it and take any 200.
 pub(super) async fn welcome() -> impl IntoResponse {
@@ -49,15 +55,32 @@ pub(super) async fn ready(State(front): State<Arc<Front>>) -> Response {
 }
 
 /// `/metrics` on the main address, unless it has been moved.
-pub(super) async fn metrics(State(front): State<Arc<Front>>) -> Response {
-    if front.site.load().metrics_elsewhere {
+pub(super) async fn metrics(State(front): State<Arc<Front>>, request: Request<Body>) -> Response {
+    let site = front.site.load_full();
+    if site.metrics_elsewhere {
         return (
             StatusCode::NOT_FOUND,
             "metrics have an address of their own: `server.metrics`\n",
         )
             .into_response();
     }
-    metrics_here(State(front)).await
+    let (parts, _) = request.into_parts();
+    match may_see_metrics(&site, &parts).await {
+        Ok(()) => metrics_here(State(front)).await,
+        Err(failure) => failure.respond_plainly(&RequestId::of(&parts.headers)),
+    }
+}
+
+/// They name repositories and say how much of them is pulled: who may pull something here may see them.
+async fn may_see_metrics(site: &Site, parts: &Parts) -> Result<(), Failure> {
+    let caller = Caller::of(site, parts).await?;
+    let hints = Hints::default();
+    let gate = Gate {
+        site,
+        caller: &caller,
+        hints,
+    };
+    gate.metrics()
 }
 
 /// `/metrics` on its own address.

@@ -8,6 +8,7 @@ use super::answer::{CACHE, CONTENT_DIGEST, REPOSITORY, value, warn, with_headers
 use super::body;
 use super::call::Call;
 use super::error::Failure;
+use crate::oci::operation::Action;
 use crate::oci::range::{Ranged, ranged};
 use crate::oci::{Digest, ErrorCode, ImageName, Reference};
 use crate::repository::Served;
@@ -27,7 +28,7 @@ pub(super) fn version() -> Response {
 /// `GET …/manifests/<reference>`. The stored bytes are answered whatever `Accept` says: it is never an order of
 /// preference, clients leave types out of it, and another document would have another digest.
 pub(super) async fn manifest(call: &Call, name: &ImageName, reference: &Reference) -> Result<Response, Failure> {
-    let route = call.route(name)?;
+    let route = call.route(name, Action::Pull)?;
     let served = route
         .repository
         .manifest(&route.image, reference)
@@ -70,7 +71,7 @@ pub(super) async fn manifest(call: &Call, name: &ImageName, reference: &Referenc
 
 /// `GET …/blobs/<digest>`, whole or a range of it.
 pub(super) async fn blob(call: &Call, name: &ImageName, digest: &Digest) -> Result<Response, Failure> {
-    let route = call.route(name)?;
+    let route = call.route(name, Action::Pull)?;
     let unknown = || {
         Failure::new(
             ErrorCode::BlobUnknown,

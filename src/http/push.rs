@@ -9,10 +9,10 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 use super::answer::{CONTENT_DIGEST, REPOSITORY, value, with_headers};
 use super::call::Call;
 use super::error::Failure;
-use crate::oci::operation::{StartUpload, UploadId};
+use super::gate::Target;
+use crate::oci::operation::{Action, StartUpload, UploadId};
 use crate::oci::range::content_range;
 use crate::oci::{Digest, ErrorCode, ImageName, Reference, RepositoryKey, Tag};
-use crate::repository::{Repository, Route};
 use crate::store::Upload;
 
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
@@ -21,70 +21,47 @@ const TAG: HeaderName = HeaderName::from_static("oci-tag");
 
 /// `POST …/blobs/uploads/`: a mount, a whole blob in one request, or a session.
 pub(super) async fn start(call: &Call, name: &ImageName, start: StartUpload, body: Body) -> Result<Response, Failure> {
-    let route = call.route(name)?;
-    let target = call.push_target(&route)?;
+    let target = call.target(name, Action::Push)?;
+    let repository = &target.repository;
     if let Some(digest) = &start.mount
-        && mount(call, &route, digest, start.from.as_ref()).await?
+        && call
+            .gate()
+            .may_mount(&call.front.store, digest, start.from.as_ref())
+            .await?
+        && repository.mount(&target.image, digest).await?
     {
-        return Ok(created_blob(call, name, target.key(), digest));
+        return Ok(created_blob(call, name, repository.key(), digest));
     }
     let algorithm = start.algorithm.or_else(|| start.digest.as_ref().map(Digest::algorithm));
-    let mut upload = target.begin_upload(&route.image, algorithm).await?;
+    let mut upload = repository.begin_upload(&target.image, algorithm).await?;
     let Some(digest) = start.digest else {
-        let headers = session_headers(call, name, target.key(), upload.id(), 0);
+        let headers = session_headers(call, name, repository.key(), upload.id(), 0);
         upload.save();
         return Ok(with_headers(StatusCode::ACCEPTED, headers, Body::empty()));
     };
-    if let Err(failure) = receive(call, target.key(), &mut upload, body, None).await {
+    if let Err(failure) = receive(call, repository.key(), &mut upload, body, None).await {
         // Nobody was told of this session, so nobody could go on with it.
         upload.cancel().await?;
         return Err(failure);
     }
     upload.finish(&digest).await?;
-    Ok(created_blob(call, name, target.key(), &digest))
-}
-
-/// Takes over a blob from where the caller may read it. Never an error: a client goes on with the session it gets.
-async fn mount(call: &Call, route: &Route, digest: &Digest, from: Option<&ImageName>) -> Result<bool, Failure> {
-    let Some(target) = route.repository.push_target() else {
-        return Ok(false);
-    };
-    let readable = match from {
-        Some(from) => match call.route(from) {
-            Ok(source) => matches!(source.repository.stored_blob(&source.image, digest).await, Ok(Some(_))),
-            Err(_) => false,
-        },
-        // Without a source, any image of a repository of this configuration will do.
-        None => call
-            .front
-            .store
-            .find_blob_owners(digest)
-            .await?
-            .iter()
-            .any(|(repository, image)| match call.repositories().get(repository) {
-                Some(Repository::Remote(remote)) => remote.admits(image),
-                other => other.is_some(),
-            }),
-    };
-    Ok(readable && target.mount(&route.image, digest).await?)
+    Ok(created_blob(call, name, repository.key(), &digest))
 }
 
 /// `GET` of an upload: how far it is.
 pub(super) async fn status(call: &Call, name: &ImageName, id: UploadId) -> Result<Response, Failure> {
-    let route = call.route(name)?;
-    let target = call.push_target(&route)?;
-    let upload = target.upload(&route.image, id).await?;
-    let headers = session_headers(call, name, target.key(), id, upload.offset());
+    let target = call.target(name, Action::Push)?;
+    let upload = target.repository.upload(&target.image, id).await?;
+    let headers = session_headers(call, name, target.repository.key(), id, upload.offset());
     upload.save();
     Ok(with_headers(StatusCode::NO_CONTENT, headers, Body::empty()))
 }
 
 /// `PATCH` of an upload: more bytes.
 pub(super) async fn append(call: &Call, name: &ImageName, id: UploadId, body: Body) -> Result<Response, Failure> {
-    let route = call.route(name)?;
-    let target = call.push_target(&route)?;
-    let upload = go_on(call, name, &route, id, body).await?;
-    let headers = session_headers(call, name, target.key(), id, upload.offset());
+    let target = call.target(name, Action::Push)?;
+    let upload = go_on(call, name, &target, id, body).await?;
+    let headers = session_headers(call, name, target.repository.key(), id, upload.offset());
     upload.save();
     Ok(with_headers(StatusCode::ACCEPTED, headers, Body::empty()))
 }
@@ -97,28 +74,27 @@ pub(super) async fn finish(
     digest: &Digest,
     body: Body,
 ) -> Result<Response, Failure> {
-    let route = call.route(name)?;
-    let target = call.push_target(&route)?;
-    let upload = go_on(call, name, &route, id, body).await?;
+    let target = call.target(name, Action::Push)?;
+    let upload = go_on(call, name, &target, id, body).await?;
     upload.finish(digest).await?;
-    Ok(created_blob(call, name, target.key(), digest))
+    Ok(created_blob(call, name, target.repository.key(), digest))
 }
 
 /// Takes an upload up again and appends a body to it. A body that does not continue it is 416, with where the upload
 /// stands, so that a client can go on from there; the session stays as it is.
-async fn go_on(call: &Call, name: &ImageName, route: &Route, id: UploadId, body: Body) -> Result<Upload, Failure> {
-    let target = call.push_target(route)?;
-    let mut upload = target.upload(&route.image, id).await?;
+async fn go_on(call: &Call, name: &ImageName, target: &Target, id: UploadId, body: Body) -> Result<Upload, Failure> {
+    let repository = target.repository.key();
+    let mut upload = target.repository.upload(&target.image, id).await?;
     let length = expected(call, upload.offset())
-        .map_err(|failure| failure.with_headers(session_headers(call, name, target.key(), id, upload.offset())))?;
-    receive(call, target.key(), &mut upload, body, length).await?;
+        .map_err(|failure| failure.with_headers(session_headers(call, name, repository, id, upload.offset())))?;
+    receive(call, repository, &mut upload, body, length).await?;
     Ok(upload)
 }
 
 /// `DELETE` of an upload.
 pub(super) async fn cancel(call: &Call, name: &ImageName, id: UploadId) -> Result<Response, Failure> {
-    let route = call.route(name)?;
-    let upload = call.push_target(&route)?.upload(&route.image, id).await?;
+    let target = call.target(name, Action::Push)?;
+    let upload = target.repository.upload(&target.image, id).await?;
     upload.cancel().await?;
     Ok(with_headers(StatusCode::NO_CONTENT, HeaderMap::new(), Body::empty()))
 }
@@ -179,15 +155,17 @@ pub(super) async fn manifest(
     tags: &[Tag],
     body: Body,
 ) -> Result<Response, Failure> {
-    let route = call.route(name)?;
-    let target = call.push_target(&route)?;
+    let target = call.target(name, Action::Push)?;
     let bytes = whole(body, call.site.limits.manifest).await?;
-    call.front.metrics.received(target.key().as_str(), bytes.len() as u64);
+    call.front
+        .metrics
+        .received(target.repository.key().as_str(), bytes.len() as u64);
     let content_type = call.header(&header::CONTENT_TYPE).map(str::to_owned);
     let pushed = target
+        .repository
         .push_manifest(
-            &route.repository,
-            &route.image,
+            &target.through,
+            &target.image,
             reference,
             tags,
             bytes,
@@ -202,7 +180,7 @@ pub(super) async fn manifest(
     );
     headers.insert(CONTENT_DIGEST, value(digest.as_str()));
     headers.insert(header::ETAG, value(&format!("\"{digest}\"")));
-    headers.insert(REPOSITORY, value(target.key().as_str()));
+    headers.insert(REPOSITORY, value(target.repository.key().as_str()));
     if let Some(subject) = pushed.subject {
         headers.insert(SUBJECT, value(subject.as_str()));
     }
@@ -234,24 +212,22 @@ async fn whole(body: Body, limit: u64) -> Result<Bytes, Failure> {
 
 /// `DELETE …/manifests/<reference>`.
 pub(super) async fn delete_manifest(call: &Call, name: &ImageName, reference: &Reference) -> Result<Response, Failure> {
-    let route = call.route(name)?;
-    let target = call.push_target(&route)?;
-    if !target.delete_manifest(&route.image, reference).await? {
-        let message = format!("`{}` has no manifest {reference} of {}", target.key(), route.image);
+    let Target { repository, image, .. } = call.target(name, Action::Delete)?;
+    if !repository.delete_manifest(&image, reference).await? {
+        let message = format!("`{}` has no manifest {reference} of {}", repository.key(), image);
         return Err(Failure::new(ErrorCode::ManifestUnknown, message));
     }
-    Ok(deleted(target.key()))
+    Ok(deleted(repository.key()))
 }
 
 /// `DELETE …/blobs/<digest>`.
 pub(super) async fn delete_blob(call: &Call, name: &ImageName, digest: &Digest) -> Result<Response, Failure> {
-    let route = call.route(name)?;
-    let target = call.push_target(&route)?;
-    if !target.delete_blob(&route.image, digest).await? {
-        let message = format!("`{}` has no blob {digest} in {}", target.key(), route.image);
+    let Target { repository, image, .. } = call.target(name, Action::Delete)?;
+    if !repository.delete_blob(&image, digest).await? {
+        let message = format!("`{}` has no blob {digest} in {}", repository.key(), image);
         return Err(Failure::new(ErrorCode::BlobUnknown, message));
     }
-    Ok(deleted(target.key()))
+    Ok(deleted(repository.key()))
 }
 
 fn deleted(repository: &RepositoryKey) -> Response {

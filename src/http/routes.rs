@@ -1,46 +1,116 @@
-//! The table of what is answered where.
+//! The table of what is answered where. All of it is here: the test of who may is made from it, and a route without a
+//! row there does not build.
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 
 use super::site::Front;
 use super::{api, dispatch, prefetch, probes};
 
-/// Everything on the main address. The distribution API has the name in the middle of its paths, and a key may stand
-/// before `/v2`, so it is the fallback: one pure function reads those paths.
+/// A path of its own on the main address. The distribution API is not among them: it has the name in the middle of its
+/// paths, and a key may stand before `/v2`, so it is the fallback, and one pure function reads those paths
+/// ([`Operation`](crate::oci::Operation)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say what the paths say")]
+pub enum Endpoint {
+    Welcome,
+    Live,
+    Healthy,
+    Ready,
+    Metrics,
+    Description,
+    TagHistory,
+    PinTag,
+    UnpinTag,
+    RollBackTag,
+    Prefetch,
+}
+
+impl Endpoint {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Welcome,
+        Self::Live,
+        Self::Healthy,
+        Self::Ready,
+        Self::Metrics,
+        Self::Description,
+        Self::TagHistory,
+        Self::PinTag,
+        Self::UnpinTag,
+        Self::RollBackTag,
+        Self::Prefetch,
+    ];
+
+    /// Where it is.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Welcome => "/",
+            Self::Live => "/livez",
+            Self::Healthy => "/healthz",
+            Self::Ready => "/readyz",
+            Self::Metrics => "/metrics",
+            Self::Description => "/api/v1/openapi.json",
+            Self::TagHistory => "/api/v1/tags/history",
+            Self::PinTag => "/api/v1/tags/pin",
+            Self::UnpinTag => "/api/v1/tags/unpin",
+            Self::RollBackTag => "/api/v1/tags/rollback",
+            Self::Prefetch => "/api/v1/prefetch",
+        }
+    }
+
+    /// The methods that it takes.
+    pub const fn methods(self) -> &'static [&'static str] {
+        match self {
+            Self::Welcome
+            | Self::Live
+            | Self::Healthy
+            | Self::Ready
+            | Self::Metrics
+            | Self::Description
+            | Self::TagHistory => &["GET"],
+            Self::PinTag | Self::UnpinTag | Self::RollBackTag | Self::Prefetch => &["POST"],
+        }
+    }
+
+    fn handler(self) -> MethodRouter<Arc<Front>> {
+        let answered = match self {
+            Self::Welcome => return get(probes::welcome),
+            Self::Live => return get(probes::live),
+            Self::Healthy | Self::Ready => return get(probes::ready),
+            Self::Metrics => return get(probes::metrics),
+            Self::Description => get(api::description),
+            Self::TagHistory => get(api::history),
+            Self::PinTag => post(api::pin),
+            Self::UnpinTag => post(api::unpin),
+            Self::RollBackTag => post(api::roll_back),
+            Self::Prefetch => post(prefetch::prefetch),
+        };
+        answered.fallback(api::wrong_method)
+    }
+}
+
+/// Everything on the main address.
 pub fn main(front: Arc<Front>) -> Router {
-    Router::new()
-        .route("/", get(probes::welcome))
-        .route("/livez", get(probes::live))
-        .route("/healthz", get(probes::ready))
-        .route("/readyz", get(probes::ready))
-        .route("/metrics", get(probes::metrics))
-        .nest("/api/v1", application())
+    let mut router = Router::new();
+    for endpoint in Endpoint::ALL {
+        router = router.route(endpoint.path(), endpoint.handler());
+    }
+    router
+        .route("/api/v1/{*rest}", axum::routing::any(api::nothing))
         .fallback(dispatch::distribution)
         .with_state(front)
 }
 
-/// What the command line and the page use.
-fn application() -> Router<Arc<Front>> {
-    Router::new()
-        .route("/openapi.json", get(api::description))
-        .route("/tags/history", get(api::history))
-        .route("/tags/pin", post(api::pin))
-        .route("/tags/unpin", post(api::unpin))
-        .route("/tags/rollback", post(api::roll_back))
-        .route("/prefetch", post(prefetch::prefetch))
-        .method_not_allowed_fallback(api::wrong_method)
-        .fallback(api::nothing)
-}
-
 /// The address of its own that metrics may have; probes are answered there too.
 pub fn metrics(front: Arc<Front>) -> Router {
-    Router::new()
-        .route("/livez", get(probes::live))
-        .route("/healthz", get(probes::ready))
-        .route("/readyz", get(probes::ready))
-        .route("/metrics", get(probes::metrics_here))
+    let mut router = Router::new();
+    for endpoint in [Endpoint::Live, Endpoint::Healthy, Endpoint::Ready] {
+        router = router.route(endpoint.path(), endpoint.handler());
+    }
+    router
+        .route(Endpoint::Metrics.path(), get(probes::metrics_here))
         .with_state(front)
 }

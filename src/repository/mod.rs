@@ -24,6 +24,7 @@ pub mod local_repository;
 pub mod remote_repository;
 pub mod router;
 pub mod tags;
+pub mod view;
 pub mod virtual_repository;
 mod warm;
 
@@ -31,6 +32,7 @@ pub use local_repository::LocalRepository;
 pub use remote_repository::RemoteRepository;
 pub use router::{Repositories, Route};
 pub use tags::{TagChange, TagHistory};
+pub use view::{Sight, View};
 pub use virtual_repository::VirtualRepository;
 
 /// An answer, and where it came from.
@@ -262,15 +264,6 @@ impl Repository {
         }
     }
 
-    /// All images, sorted. Of a remote, those that something is cached of.
-    pub fn images(&self) -> BoxFuture<'_, Result<Listed<ImageName>, Error>> {
-        match self {
-            Self::Local(local) => local.images().boxed(),
-            Self::Remote(remote) => remote.images().boxed(),
-            Self::Virtual(several) => several.images().boxed(),
-        }
-    }
-
     /// Whether an image lives here: nobody is asked.
     pub fn holds<'a>(&'a self, image: &'a ImageName) -> BoxFuture<'a, Result<bool, Error>> {
         match self {
@@ -320,6 +313,26 @@ impl Repository {
                 }
             }
         }
+    }
+
+    /// The names that a push goes by on its way to where it lands, from this one on; none if pushes end nowhere.
+    pub fn push_names(&self) -> Vec<&RepositoryKey> {
+        fn names<'a>(repository: &'a Repository, target: &Arc<LocalRepository>) -> Vec<&'a RepositoryKey> {
+            if !repository.push_target().is_some_and(|own| Arc::ptr_eq(own, target)) {
+                return Vec::new();
+            }
+            let mut all = vec![repository.key()];
+            if let Repository::Virtual(several) = repository {
+                all.extend(
+                    several
+                        .members()
+                        .iter()
+                        .flat_map(|member| names(&member.repository, target)),
+                );
+            }
+            all
+        }
+        self.push_target().map(|target| names(self, target)).unwrap_or_default()
     }
 
     /// Where pushes, mounts and deletions go; without it, they are refused.

@@ -150,6 +150,11 @@ impl RemoteRepository {
         self.cache.admits(image)
     }
 
+    /// The one name of an image that may be called several.
+    pub fn canonical(&self, image: &ImageName) -> ImageName {
+        self.cache.canonical(image)
+    }
+
     /// What it was built from.
     pub(super) const fn config(&self) -> &RemoteConfig {
         &self.config

@@ -121,10 +121,10 @@ impl Repositories {
 
     /// What a name means, by the first rule that fits: a key before `/v2` or in front of the name; `?ns=`; the address
     /// or host; the default.
-    pub fn route(&self, name: &ImageName, hints: Hints<'_>) -> Result<Route, Refusal> {
+    pub fn route(&self, name: &ImageName, hints: Hints<'_>) -> Result<Route, Lost> {
         if hints.prefix.is_some() {
             return Ok(Route {
-                repository: self.surface(hints)?.ok_or_else(|| self.no_repository())?,
+                repository: self.surface(hints)?.ok_or(Lost::NoRepository)?,
                 image: name.clone(),
                 by_namespace: false,
             });
@@ -139,7 +139,7 @@ impl Repositories {
             });
         }
         let by_namespace = hints.namespace.is_some();
-        let repository = self.surface(hints)?.ok_or_else(|| self.no_repository())?;
+        let repository = self.surface(hints)?.ok_or(Lost::NoRepository)?;
         Ok(Route {
             repository,
             image: name.clone(),
@@ -148,11 +148,11 @@ impl Repositories {
     }
 
     /// The repository that a request is addressed to apart from any name in it, if any.
-    pub fn surface(&self, hints: Hints<'_>) -> Result<Option<Repository>, Refusal> {
+    pub fn surface(&self, hints: Hints<'_>) -> Result<Option<Repository>, Lost> {
         if let Some(key) = hints.prefix {
             return match self.by_key.get(key) {
                 Some(repository) => Ok(Some(repository.clone())),
-                None => Err(self.no_repository()),
+                None => Err(Lost::NoRepository),
             };
         }
         let key = match hints.namespace {
@@ -160,7 +160,7 @@ impl Repositories {
                 let host = namespace.to_ascii_lowercase();
                 let key = self.by_namespace.get(&host);
                 // Nobody configured this host: it is never dialled.
-                Some(key.ok_or_else(|| unknown_namespace(&host))?)
+                Some(key.ok_or(Lost::NoNamespace(host))?)
             }
             None => hints
                 .listener
@@ -170,12 +170,37 @@ impl Repositories {
         Ok(key.and_then(|key| self.by_key.get(key)).cloned())
     }
 
-    fn no_repository(&self) -> Refusal {
-        let keys: Vec<&str> = self.by_key.keys().map(RepositoryKey::as_str).collect();
-        let message = format!(
-            "the name begins with no repository, and there is no default; the repositories are: {}",
-            keys.join(", ")
-        );
+    /// Where a name goes that names no repository.
+    pub const fn default_key(&self) -> Option<&RepositoryKey> {
+        self.default.as_ref()
+    }
+}
+
+/// Why a name leads to no repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// It begins with none, and there is no default.
+    NoRepository,
+    /// Nobody answers for this `?ns=` host.
+    NoNamespace(String),
+}
+
+impl Lost {
+    /// What a client is told, who may know of these repositories.
+    pub fn refusal<'a>(&self, keys: impl Iterator<Item = &'a RepositoryKey>) -> Refusal {
+        let message = match self {
+            Self::NoRepository => {
+                let keys: Vec<&str> = keys.map(RepositoryKey::as_str).collect();
+                format!(
+                    "the name begins with no repository, and there is no default; the repositories are: {}",
+                    keys.join(", ")
+                )
+            }
+            Self::NoNamespace(host) => {
+                let shown: String = host.chars().take(100).filter(|c| !c.is_control()).collect();
+                format!("no repository here answers for `{shown}`: list it under a virtual repository's `serves`")
+            }
+        };
         Refusal::new(ErrorCode::NameUnknown, message)
     }
 }
@@ -200,6 +225,7 @@ fn add_virtuals(config: &Config, by_key: &mut BTreeMap<RepositoryKey, Repository
                     Some(Member {
                         repository: by_key.get(&member.repository)?.clone(),
                         priority: member.priority,
+                        hidden: false,
                     })
                 })
                 .collect();
@@ -247,18 +273,6 @@ pub(super) fn remotes(repository: &Repository) -> Vec<&Arc<RemoteRepository>> {
     match repository {
         Repository::Local(_) => Vec::new(),
         Repository::Remote(remote) => vec![remote],
-        Repository::Virtual(several) => several
-            .members()
-            .iter()
-            .flat_map(|member| remotes(&member.repository))
-            .collect(),
+        Repository::Virtual(several) => several.shown().flat_map(|member| remotes(&member.repository)).collect(),
     }
-}
-
-fn unknown_namespace(host: &str) -> Refusal {
-    let shown: String = host.chars().take(100).filter(|c| !c.is_control()).collect();
-    Refusal::new(
-        ErrorCode::NameUnknown,
-        format!("no repository here answers for `{shown}`: list it under a virtual repository's `serves`"),
-    )
 }

@@ -92,11 +92,7 @@ fn keepers(repository: &Repository) -> Vec<Keeper> {
     match repository {
         Repository::Local(local) => vec![Keeper::Local(Arc::clone(local))],
         Repository::Remote(remote) => vec![Keeper::Remote(Arc::clone(remote))],
-        Repository::Virtual(several) => several
-            .members()
-            .iter()
-            .flat_map(|member| keepers(&member.repository))
-            .collect(),
+        Repository::Virtual(several) => several.shown().flat_map(|member| keepers(&member.repository)).collect(),
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Member {
     pub repository: Repository,
     /// An image that lives here is never looked up in later members.
     pub priority: bool,
+    /// Whoever asks may not see it. It keeps its place, and its `priority`.
+    pub hidden: bool,
 }
 
 impl Member {
@@ -66,9 +68,24 @@ impl VirtualRepository {
         &self.key
     }
 
+    /// The same with some of its members hidden. They share what they remember.
+    pub(super) fn with_members(&self, members: Vec<Member>) -> Self {
+        Self {
+            key: self.key.clone(),
+            members,
+            push_to: self.push_to.clone(),
+            last: self.last.clone(),
+        }
+    }
+
     /// Its members, in order.
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// The members that whoever asks may see, in order.
+    pub fn shown(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| !member.hidden)
     }
 
     /// Where pushes go.
@@ -76,14 +93,29 @@ impl VirtualRepository {
         self.push_to.as_ref()
     }
 
-    /// The members that may be asked for this image: up to the `priority` member that it lives in.
-    async fn asked(&self, image: &ImageName) -> Result<&[Member], Error> {
+    /// The places of the members that may be asked for this image: up to the `priority` member that it lives in.
+    async fn asked(&self, image: &ImageName) -> Result<Vec<usize>, Error> {
+        let mut asked = Vec::with_capacity(self.members.len());
         for (index, member) in self.members.iter().enumerate() {
-            if member.priority && index + 1 < self.members.len() && member.repository.holds(image).await? {
-                return Ok(&self.members[..=index]);
+            if !member.hidden {
+                asked.push(index);
+            }
+            if member.priority && index + 1 < self.members.len() && self.holds_in(member, image).await? {
+                break;
             }
         }
-        Ok(&self.members)
+        Ok(asked)
+    }
+
+    async fn holds_in(&self, member: &Member, image: &ImageName) -> Result<bool, Error> {
+        match member.repository.holds(image).await {
+            // Who may not see it is not told its name.
+            Err(_) if member.hidden => Err(Error::Unknown(Unknown {
+                closed: true,
+                ..Unknown::because(&self.key, "one of its members failed".to_owned())
+            })),
+            answer => answer,
+        }
     }
 
     /// A manifest.
@@ -93,15 +125,12 @@ impl VirtualRepository {
             if let Ok(Some(served)) = self.stored_manifest(image, digest).await {
                 return Ok(Some(served));
             }
-            let members = self.asked(image).await?;
-            let order = self.order_by_digest(image, members.len());
-            return self
-                .first_of(order, |index| members[index].repository.manifest(image, reference))
-                .await;
+            let order = self.last_first(image, self.asked(image).await?);
+            return self.first_of(order, |member| member.manifest(image, reference)).await;
         }
-        let members = self.asked(image).await?;
         let mut failed: Option<Unknown> = None;
-        for (index, member) in members.iter().enumerate() {
+        for index in self.asked(image).await? {
+            let member = &self.members[index];
             match member.repository.manifest(image, reference).await {
                 Ok(Some(served)) => {
                     self.last.insert(image.clone(), index);
@@ -125,18 +154,16 @@ impl VirtualRepository {
 
     /// Has what a manifest refers to fetched by the member that gave it.
     pub fn fetch_ahead(&self, image: &ImageName, served: &Served<Manifest>) {
-        for member in &self.members {
+        for member in self.shown() {
             member.repository.fetch_ahead(image, served);
         }
     }
 
     /// A manifest, if a member has it stored.
     pub async fn stored_manifest(&self, image: &ImageName, digest: &Digest) -> Answer<Served<Manifest>, Error> {
-        let members = self.asked(image).await?;
-        self.first_of(0..members.len(), |index| {
-            members[index].repository.stored_manifest(image, digest)
-        })
-        .await
+        let order = self.asked(image).await?;
+        self.first_of(order, |member| member.stored_manifest(image, digest))
+            .await
     }
 
     /// A blob.
@@ -144,11 +171,8 @@ impl VirtualRepository {
         if let Ok(Some(served)) = self.stored_blob(image, digest).await {
             return Ok(Some(served));
         }
-        let members = self.asked(image).await?;
-        self.first_of(self.order_by_digest(image, members.len()), |index| {
-            members[index].repository.blob(image, digest)
-        })
-        .await
+        let order = self.last_first(image, self.asked(image).await?);
+        self.first_of(order, |member| member.blob(image, digest)).await
     }
 
     /// A blob's length.
@@ -165,42 +189,40 @@ impl VirtualRepository {
                 warning: served.warning,
             }));
         }
-        let members = self.asked(image).await?;
-        let mut order = Vec::with_capacity(members.len());
-        for index in self.order_by_digest(image, members.len()) {
-            if self.push_to.is_none() || members[index].repository.holds(image).await? {
+        let mut order = Vec::with_capacity(self.members.len());
+        for index in self.last_first(image, self.asked(image).await?) {
+            if self.push_to.is_none() || self.members[index].repository.holds(image).await? {
                 order.push(index);
             }
         }
-        self.first_of(order, |index| members[index].repository.blob_size(image, digest))
-            .await
+        self.first_of(order, |member| member.blob_size(image, digest)).await
     }
 
     /// A blob, if a member has it stored.
     pub async fn stored_blob(&self, image: &ImageName, digest: &Digest) -> Answer<Served<Blob>, Error> {
-        let members = self.asked(image).await?;
-        self.first_of(0..members.len(), |index| {
-            members[index].repository.stored_blob(image, digest)
-        })
-        .await
+        let order = self.asked(image).await?;
+        self.first_of(order, |member| member.stored_blob(image, digest)).await
     }
 
-    /// The member that last served this image, then the others in their order.
-    fn order_by_digest(&self, image: &ImageName, members: usize) -> impl Iterator<Item = usize> + use<> {
-        let last = self.last.get(image).filter(|index| *index < members);
-        last.into_iter()
-            .chain((0..members).filter(move |index| Some(*index) != last))
+    /// The member that last served this image before the others.
+    fn last_first(&self, image: &ImageName, mut order: Vec<usize>) -> Vec<usize> {
+        if let Some(last) = self.last.get(image)
+            && let Some(at) = order.iter().position(|index| *index == last)
+        {
+            order[..=at].rotate_right(1);
+        }
+        order
     }
 
     /// The first member that has it, whoever fails on the way.
     async fn first_of<'a, T>(
-        &self,
+        &'a self,
         order: impl IntoIterator<Item = usize>,
-        ask: impl Fn(usize) -> Reading<'a, T>,
+        ask: impl Fn(&'a Repository) -> Reading<'a, T>,
     ) -> Answer<T, Error> {
         let mut failed: Option<Unknown> = None;
         for index in order {
-            match ask(index).await {
+            match ask(&self.members[index].repository).await {
                 Ok(Some(found)) => return Ok(Some(found)),
                 Ok(None) => {}
                 Err(error) => {
@@ -218,7 +240,8 @@ impl VirtualRepository {
         let mut warnings = Vec::new();
         let mut failed: Option<Unknown> = None;
         let mut known = false;
-        for member in self.asked(image).await? {
+        for index in self.asked(image).await? {
+            let member = &self.members[index];
             match member.repository.tags(image).await {
                 Ok(Some(listed)) => {
                     known = true;
@@ -248,7 +271,8 @@ impl VirtualRepository {
         let mut seen = BTreeSet::new();
         let mut answered = false;
         let mut failed: Option<Unknown> = None;
-        for member in self.asked(image).await? {
+        for index in self.asked(image).await? {
+            let member = &self.members[index];
             match member.repository.referrers(image, subject).await {
                 Ok(listed) => {
                     answered = true;
@@ -273,25 +297,6 @@ impl VirtualRepository {
                 Ok(all)
             }
         }
-    }
-
-    /// The images of every member, once each, sorted.
-    pub async fn images(&self) -> Result<Listed<ImageName>, Error> {
-        let mut images = BTreeSet::new();
-        let mut warnings = Vec::new();
-        for member in &self.members {
-            match member.repository.images().await {
-                Ok(listed) => {
-                    images.extend(listed.entries);
-                    warnings.extend(listed.warnings);
-                }
-                Err(error) => warnings.push(Unknown::of(member.repository.key(), &error).to_string()),
-            }
-        }
-        Ok(Listed {
-            entries: images.into_iter().collect(),
-            warnings,
-        })
     }
 
     /// Whether an image lives in some member.

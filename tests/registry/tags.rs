@@ -1,5 +1,6 @@
 //! Tags and what they have meant, through the API and the command line.
 
+use entrepot::http::routes::Endpoint;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -229,7 +230,7 @@ async fn who_may_only_pull_may_look_and_not_touch() {
             ),
         )
     };
-    for (anonymous, look) in [("pull", StatusCode::NOT_FOUND), ("none", StatusCode::FORBIDDEN)] {
+    for (anonymous, look) in [("pull", StatusCode::NOT_FOUND), ("none", StatusCode::UNAUTHORIZED)] {
         let registry = start(anonymous);
         let response = registry
             .get("/api/v1/tags/history?image=app:v1")
@@ -241,11 +242,11 @@ async fn who_may_only_pull_may_look_and_not_touch() {
             let (status, document) = post(&registry, path, json!({ "image": "app:v1" })).await;
             assert_eq!(
                 (status, &document["error"]["code"]),
-                (StatusCode::FORBIDDEN, &json!("DENIED"))
+                (StatusCode::UNAUTHORIZED, &json!("UNAUTHORIZED"))
             );
         }
         let (status, _) = post(&registry, "prefetch", json!({ "images": ["app:v1"] })).await;
-        assert_eq!(status, StatusCode::FORBIDDEN);
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
     }
 }
 
@@ -269,17 +270,14 @@ async fn the_description_describes_what_there_is() {
             );
         }
     }
-    let routes = include_str!("../../src/http/routes.rs");
-    let (_, application) = routes.split_once("fn application").expect("the table");
-    let (application, _) = application.split_once("\n}").expect("its end");
     let mut answered: Vec<String> = Vec::new();
-    for route in application.split(".route(").skip(1) {
-        let (path, rest) = route
-            .trim_start_matches(['"', '\n', ' '])
-            .split_once('"')
-            .expect("a path");
-        let method = if rest.contains("post(") { "post" } else { "get" };
-        answered.push(format!("{method} /api/v1{path}"));
+    for endpoint in Endpoint::ALL
+        .iter()
+        .filter(|endpoint| endpoint.path().starts_with("/api/"))
+    {
+        for method in endpoint.methods() {
+            answered.push(format!("{} {}", method.to_lowercase(), endpoint.path()));
+        }
     }
     described.sort();
     answered.sort();
