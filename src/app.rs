@@ -11,9 +11,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::access::Access;
-use crate::config::{self, Config, Environment, Listen, Loaded, Problem};
+use crate::config::{self, Config, Environment, Limits, Listen, Loaded, Problem};
 use crate::http::routes;
-use crate::http::serve::Door;
+use crate::http::serve::{self, Door};
 use crate::http::site::{Front, Site};
 use crate::http::tls::Tls;
 use crate::oci::{Algorithm, Digest};
@@ -24,6 +24,8 @@ use crate::telemetry::Metrics;
 /// How often the configuration's files are compared with what runs. Their content is: watching misses the symbolic
 /// link that a Kubernetes `ConfigMap` swaps, and times of change lie.
 const WATCH: Duration = Duration::from_secs(5);
+/// Connections to the address of the metrics, which nobody's pulls go through.
+const METRICS_CONNECTIONS: usize = 64;
 /// How often uploads that nobody goes on with are looked for, and what the caches need no more.
 const TIDY: Duration = Duration::from_secs(60);
 
@@ -71,9 +73,14 @@ impl App {
             .with_context(|| format!("the store at {} cannot be opened", config.storage.path.display()))?;
         let repositories = Repositories::new(&config, &store, &metrics, None).context("an upstream cannot be used")?;
         let front = Arc::new(Front::new(site(&config, repositories), store, Arc::clone(&metrics)));
-        let limits = &config.server.limits;
-        let door = Door::new(limits, Arc::clone(&metrics), routes::main(Arc::clone(&front)));
-        let metrics_door = Door::new(limits, Arc::clone(&metrics), routes::metrics(Arc::clone(&front)));
+        let limits = door_limits(&config);
+        let door = Door::new(&limits, Arc::clone(&metrics), routes::main(Arc::clone(&front)));
+        door.exempt(&config.server.trusted_proxies);
+        let limits = Limits {
+            connections: METRICS_CONNECTIONS,
+            ..limits
+        };
+        let metrics_door = Door::new(&limits, Arc::clone(&metrics), routes::metrics(Arc::clone(&front)));
         let tls = config.server.tls.as_ref().map(Tls::load).transpose()?;
         let addresses = door.listen(&config.server.listen, tls.clone()).await?;
         metrics_door.listen(&metrics_listen(&config), None).await?;
@@ -195,6 +202,7 @@ impl App {
         if let (Some(running), Some(new)) = (&self.tls, &config.server.tls) {
             running.replace(new)?;
         }
+        self.door.exempt(&config.server.trusted_proxies);
         front.site.store(Arc::new(site(&config, repositories)));
         for warning in warnings {
             tracing::warn!(warning = %warning.line(), "configuration");
@@ -280,6 +288,21 @@ fn site(config: &Config, repositories: Repositories) -> Site {
         limits: config.server.limits.clone(),
         metrics_elsewhere: config.server.metrics.is_some(),
     }
+}
+
+/// What clients may cost, where the system allows it: without a descriptor for each, accepting would fail, and so would
+/// whatever else opens a file.
+fn door_limits(config: &Config) -> Limits {
+    let mut limits = config.server.limits.clone();
+    if let Some(affordable) = serve::affordable().filter(|affordable| *affordable < limits.connections) {
+        tracing::warn!(
+            configured = limits.connections,
+            connections = affordable,
+            "fewer connections than configured: the limit of open files (`ulimit -n`) leaves room for no more"
+        );
+        limits.connections = affordable;
+    }
+    limits
 }
 
 /// What the store is opened with.

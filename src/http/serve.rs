@@ -1,14 +1,16 @@
 //! The door: where we listen, whom we let in, and how it is closed.
 //!
-//! `connection` serves one client, `watch` bounds how long it may keep us waiting, `socket` and `body` are what passes
-//! through it.
+//! `slots` says how many may come in, `connection` serves one client, `watch` bounds how long it may keep us waiting,
+//! `socket` and `body` are what passes through it.
 
 mod body;
 mod connection;
+mod slots;
 mod socket;
 mod watch;
 
 pub use body::BodyError;
+pub use slots::affordable;
 pub use watch::Patience;
 
 use std::future::poll_fn;
@@ -21,15 +23,16 @@ use std::time::Duration;
 use axum::Router;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use self::connection::Reception;
+use self::slots::{Slot, Slots};
 use super::tls::Tls;
-use crate::config::{Limits, Listen};
+use crate::config::{Limits, Listen, Network};
 use crate::oci::RepositoryKey;
 use crate::telemetry::Metrics;
 
@@ -39,6 +42,8 @@ const BACKLOG: i32 = 1024;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// When the kernel asks whether a silent client's machine still is there, and how often.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(15));
+/// How often it is logged that clients are turned away.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How long tasks may take to notice that they were cut.
 const LAST_BREATH: Duration = Duration::from_secs(1);
 
@@ -89,7 +94,8 @@ struct Inside {
     reception: Reception,
     patience: Patience,
     /// One for each connection that may be open.
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
+    metrics: Arc<Metrics>,
     /// Everything that runs for a client.
     tasks: TaskTracker,
     stage: tokio::sync::watch::Sender<Stage>,
@@ -131,15 +137,29 @@ impl Door {
     pub fn with_patience(limits: &Limits, patience: Patience, metrics: Arc<Metrics>, router: Router) -> Self {
         let (stage, seen) = tokio::sync::watch::channel(Stage::Open);
         let tasks = TaskTracker::new();
-        let reception = Reception::new(router, metrics, patience, tasks.clone(), seen);
+        let slots = Arc::new(Slots::new(limits.connections));
+        let reception = Reception::new(
+            router,
+            Arc::clone(&metrics),
+            patience,
+            slots.pressure(),
+            tasks.clone(),
+            seen,
+        );
         Self(Arc::new(Inside {
             reception,
             patience,
-            slots: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
+            slots,
+            metrics,
             tasks,
             stage,
             listening: Mutex::default(),
         }))
+    }
+
+    /// Lets these addresses have as many connections as there are: they are proxies, behind which clients are many.
+    pub fn exempt(&self, proxies: &[Network]) {
+        self.0.slots.exempt(proxies);
     }
 
     /// Listens on exactly these addresses, and returns them with the ports they got. What is new is bound first; if that
@@ -201,11 +221,8 @@ impl Door {
     fn accept_at(&self, gates: Vec<Gate>, acceptor: &mut Option<JoinHandle<()>>) -> oneshot::Receiver<()> {
         let (ready, begun) = oneshot::channel();
         let before = acceptor.take();
-        let (reception, slots, tasks) = (
-            self.0.reception.clone(),
-            Arc::clone(&self.0.slots),
-            self.0.tasks.clone(),
-        );
+        let (reception, tasks) = (self.0.reception.clone(), self.0.tasks.clone());
+        let (slots, metrics) = (Arc::clone(&self.0.slots), Arc::clone(&self.0.metrics));
         *acceptor = Some(tokio::spawn(async move {
             // Never two at once: a listener wakes only the one who asked last.
             if let Some(before) = before {
@@ -213,7 +230,7 @@ impl Door {
                 let _ = before.await;
             }
             let _ = ready.send(());
-            accept(gates, reception, slots, tasks).await;
+            accept(gates, reception, slots, metrics, tasks).await;
         }));
         begun
     }
@@ -277,16 +294,20 @@ fn bind(address: SocketAddr, only_v6: bool, stall: Duration) -> io::Result<TcpLi
 }
 
 /// Accepts for ever. A connection is taken only when there is a slot for it: the others wait in the kernel.
-async fn accept(gates: Vec<Gate>, reception: Reception, slots: Arc<Semaphore>, tasks: TaskTracker) {
+async fn accept(gates: Vec<Gate>, reception: Reception, slots: Arc<Slots>, metrics: Arc<Metrics>, tasks: TaskTracker) {
     let mut pause = None;
     let mut first = 0;
-    while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
+    let mut told = None;
+    while let Some(permit) = slots.any().await {
         match any(&gates, &mut first).await {
             Ok((stream, address, gate)) => {
                 if pause.take().is_some() {
                     info!("accepting connections again");
                 }
-                admit(stream, address, gate, &reception, slot, &tasks);
+                match slots.give(permit, address.ip()) {
+                    Some(slot) => admit(stream, address, gate, &reception, slot, &tasks),
+                    None => turn_away(stream, address, &metrics, &mut told),
+                }
             }
             // The client is already gone; the next one need not wait for that.
             Err(error)
@@ -300,8 +321,8 @@ async fn accept(gates: Vec<Gate>, reception: Reception, slots: Arc<Semaphore>, t
                 }
                 let now = pause.map_or(PAUSE.0, |last: Duration| (last * 2).min(PAUSE.1));
                 pause = Some(now);
-                // What frees descriptors is the end of connections: they must not wait for this slot.
-                drop(slot);
+                // What frees descriptors is the end of connections: they must not wait for this one.
+                drop(permit);
                 sleep(now).await;
             }
         }
@@ -323,14 +344,21 @@ async fn any<'a>(gates: &'a [Gate], first: &mut usize) -> io::Result<(TcpStream,
     .await
 }
 
-fn admit(
-    stream: TcpStream,
-    address: SocketAddr,
-    gate: &Gate,
-    reception: &Reception,
-    slot: OwnedSemaphorePermit,
-    tasks: &TaskTracker,
-) {
+/// Closes the connection of a client that has its share. The log hears of it now and then: how often is not
+/// for clients to say.
+fn turn_away(stream: TcpStream, address: SocketAddr, metrics: &Metrics, told: &mut Option<Instant>) {
+    drop(stream);
+    metrics.connection_refused();
+    if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+        *told = Some(Instant::now());
+        warn!(
+            client = %address.ip().to_canonical(),
+            "a client has a quarter of all connections and gets no more: if it is a proxy, name it in `server.trusted_proxies`"
+        );
+    }
+}
+
+fn admit(stream: TcpStream, address: SocketAddr, gate: &Gate, reception: &Reception, slot: Slot, tasks: &TaskTracker) {
     let served = reception
         .clone()
         .serve(stream, address, gate.repository.clone(), gate.tls.clone());

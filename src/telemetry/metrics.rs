@@ -88,6 +88,7 @@ pub struct Metrics {
     index_rebuilds: IntCounterVec,
     uploads: IntGauge,
     connections: IntGauge,
+    refused_connections: IntCounter,
     reloads: IntCounterVec,
     reload_successful: IntGauge,
     quarantined: IntCounter,
@@ -210,6 +211,10 @@ impl Metrics {
             )?,
             uploads: add.gauge("entrepot_uploads", "Uploads open.")?,
             connections: add.gauge("entrepot_connections", "Client connections open.")?,
+            refused_connections: add.counter(
+                "entrepot_connections_refused_total",
+                "Connections closed at once: their client had its share of all connections.",
+            )?,
             reloads: add.counters(
                 "entrepot_config_reloads_total",
                 "Reloads of the configuration.",
@@ -269,6 +274,11 @@ impl Metrics {
         let mut text = Vec::with_capacity(16 * 1024);
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
+    }
+
+    /// A connection was closed at once, because its client has its share.
+    pub fn connection_refused(&self) {
+        self.refused_connections.inc();
     }
 
     /// A request begins; dropping the guard ends it.

@@ -25,6 +25,7 @@ use tower::Service;
 use tracing::debug;
 
 use super::body::{Received, Sent};
+use super::slots::Pressure;
 use super::socket::Socket;
 use super::watch::{Patience, Verdict, Watch};
 use super::{Peer, Stage};
@@ -52,6 +53,7 @@ pub(super) struct Reception {
     router: Router,
     metrics: Arc<Metrics>,
     patience: Patience,
+    pressure: Pressure,
     http1: http1::Builder,
     http2: http2::Builder<Tracked>,
     stage: watch::Receiver<Stage>,
@@ -75,6 +77,7 @@ impl Reception {
         router: Router,
         metrics: Arc<Metrics>,
         patience: Patience,
+        pressure: Pressure,
         tasks: TaskTracker,
         stage: watch::Receiver<Stage>,
     ) -> Self {
@@ -103,6 +106,7 @@ impl Reception {
             router,
             metrics,
             patience,
+            pressure,
             http1,
             http2,
             stage,
@@ -118,7 +122,7 @@ impl Reception {
         tls: Option<Tls>,
     ) {
         let _open = self.metrics.connection_opened();
-        let watch = Arc::new(Watch::new(self.patience));
+        let watch = Arc::new(Watch::new(self.patience, self.pressure.clone()));
         let mut socket = Socket::new(stream, Arc::clone(&watch));
         let peer = Peer {
             // An IPv4 client of an IPv6 socket is still an IPv4 client, to address rules above all.

@@ -7,8 +7,20 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::slots::Pressure;
+
 /// Less than this within [`Patience::stall`] is no progress: pings and their like go on while nothing is read.
 const PROGRESS: u64 = 1024;
+/// While connections are scarce, nobody is waited for longer than this.
+const SCARCE: Patience = Patience {
+    head: Duration::from_secs(5),
+    idle: Duration::from_secs(5),
+    stall: Duration::from_secs(15),
+};
+/// What has to come or go within [`SCARCE`]'s `stall` meanwhile: who is slower than that may come back.
+const SCARCE_PROGRESS: u64 = 64 * 1024;
+/// How often it is looked whether connections are scarce.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// How long clients may keep us waiting. None of these limits a whole transfer.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +31,40 @@ pub struct Patience {
     pub idle: Duration,
     /// For the next byte of a request's body, and for anything of an answer to be taken.
     pub stall: Duration,
+}
+
+/// What holds right now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) patience: Patience,
+    /// Bytes that have to go out, or come in, within `stall`.
+    pub(super) progress: u64,
+    /// Connections are scarce.
+    pub(super) scarce: bool,
+}
+
+impl Patience {
+    const fn terms(self, scarce: bool) -> Terms {
+        let (patience, progress) = if scarce {
+            let patience = Self {
+                head: shorter(self.head, SCARCE.head),
+                idle: shorter(self.idle, SCARCE.idle),
+                stall: shorter(self.stall, SCARCE.stall),
+            };
+            (patience, SCARCE_PROGRESS)
+        } else {
+            (self, PROGRESS)
+        };
+        Terms {
+            patience,
+            progress,
+            scarce,
+        }
+    }
+}
+
+const fn shorter(one: Duration, other: Duration) -> Duration {
+    if one.as_nanos() < other.as_nanos() { one } else { other }
 }
 
 /// Why a connection is over.
@@ -34,7 +80,8 @@ pub(super) enum Verdict {
 
 /// What one connection is doing. Its socket, its requests and the bodies of its answers report here.
 pub(super) struct Watch {
-    pub(super) patience: Patience,
+    patience: Patience,
+    pressure: Pressure,
     state: Mutex<State>,
     /// Bytes that went into the socket.
     written: AtomicU64,
@@ -68,9 +115,10 @@ enum Phase {
 }
 
 impl Watch {
-    pub(super) fn new(patience: Patience) -> Self {
+    pub(super) fn new(patience: Patience, pressure: Pressure) -> Self {
         Self {
             patience,
+            pressure,
             state: Mutex::new(State {
                 phase: Phase::Silent,
                 since: Instant::now(),
@@ -82,6 +130,13 @@ impl Watch {
             owing: AtomicUsize::new(0),
             unread: AtomicBool::new(false),
         }
+    }
+
+    /// What the client has to keep to now, and when to ask again at the latest.
+    pub(super) fn terms(&self, now: Instant) -> (Terms, Instant) {
+        let terms = self.patience.terms(self.pressure.is_high(now));
+        let Patience { head, idle, stall } = terms.patience;
+        (terms, now + head.min(idle).min(stall).min(LOOK))
     }
 
     /// The TLS handshake is over: what came until now was not of a request.
@@ -131,22 +186,23 @@ impl Watch {
     /// Waits until this connection has kept us waiting for too long. `leaving`: it has been asked to end.
     ///
     /// The clock is looked at once in the shortest of the three times, or sooner. So no time can begin and run out
-    /// between two looks, and nobody has to wake this.
+    /// between two looks, and nobody has to wake this, nor when connections become scarce.
     pub(super) async fn verdict(&self, leaving: bool) -> Verdict {
-        let Patience { head, idle, stall } = self.patience;
-        let look = head.min(idle).min(stall);
         let mut seen = self.written.load(Ordering::Relaxed);
         let mut stalled = None;
         loop {
             let now = Instant::now();
+            let (terms, mut next) = self.terms(now);
+            let Patience { head, idle, stall } = terms.patience;
             let full = self.full.load(Ordering::Relaxed);
             let written = self.written.load(Ordering::Relaxed);
             let (phase, since, requests) = self.phase(now, full || written != seen);
             seen = written;
-            let waiting = self.owing.load(Ordering::Relaxed) > 0 || (leaving && requests == 0);
+            let owing = self.owing.load(Ordering::Relaxed) > 0;
+            let waiting = owing || (leaving && requests == 0) || full;
             stalled = match stalled {
-                _ if full || !waiting => None,
-                Some((mark, since)) if written < mark + PROGRESS => Some((mark, since)),
+                _ if !waiting || (full && !terms.scarce) => None,
+                Some((mark, since)) if written < mark + terms.progress => Some((mark, since)),
                 _ => Some((written, now)),
             };
             let deadline = match phase {
@@ -155,7 +211,6 @@ impl Watch {
                 _ => None,
             };
             let stall = stalled.map(|(_, since)| (since + stall, Verdict::Stalled));
-            let mut next = now + look;
             for (deadline, verdict) in [deadline, stall].into_iter().flatten() {
                 if now >= deadline {
                     return verdict;
@@ -227,7 +282,7 @@ mod tests {
     };
 
     fn begin() -> (Arc<Watch>, Instant) {
-        (Arc::new(Watch::new(PATIENCE)), Instant::now())
+        (Arc::new(Watch::new(PATIENCE, Pressure::none())), Instant::now())
     }
 
     #[tokio::test(start_paused = true)]
