@@ -23,6 +23,7 @@ mod push;
 pub mod routes;
 pub mod sendfile;
 pub mod serve;
+mod shield;
 pub mod site;
 mod timestamp;
 pub mod tls;

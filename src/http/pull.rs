@@ -157,7 +157,6 @@ fn describe<T>(headers: &mut HeaderMap, served: &Served<T>) {
 fn name_content(headers: &mut HeaderMap, digest: &Digest) {
     headers.insert(CONTENT_DIGEST, value(digest.as_str()));
     headers.insert(header::ETAG, value(&format!("\"{digest}\"")));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
 /// Whether the client has it already; RFC 9110, `If-None-Match`.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{MethodRouter, get, post};
+use tower::util::MapResponseLayer;
 
+use super::shield::shield;
 use super::site::Front;
 use super::{api, dispatch, prefetch, probes};
 
@@ -101,6 +103,7 @@ pub fn main(front: Arc<Front>) -> Router {
     router
         .route("/api/v1/{*rest}", axum::routing::any(api::nothing))
         .fallback(dispatch::distribution)
+        .layer(MapResponseLayer::new(shield))
         .with_state(front)
 }
 
@@ -112,5 +115,6 @@ pub fn metrics(front: Arc<Front>) -> Router {
     }
     router
         .route(Endpoint::Metrics.path(), get(probes::metrics_here))
+        .layer(MapResponseLayer::new(shield))
         .with_state(front)
 }

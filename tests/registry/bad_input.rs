@@ -5,7 +5,9 @@ use std::net::TcpStream;
 
 use reqwest::StatusCode;
 
-use crate::support::{OCI_INDEX, OCI_MANIFEST, PATIENCE, Registry, image_manifest, refused, sha256, tree};
+use crate::support::{
+    OCI_INDEX, OCI_MANIFEST, PATIENCE, Registry, expect, header, image_manifest, refused, sha256, tree,
+};
 
 const LOCAL: &str = "repositories: { images: { type: local } }";
 
@@ -173,5 +175,57 @@ async fn a_method_that_a_path_does_not_take_is_405_with_those_it_takes() {
                 .contains(&format!("allow: {}", allow.to_lowercase())),
             "{answer}"
         );
+    }
+}
+
+/// Whatever somebody pushed, and under whatever type: a browser that is led to it shows, runs and frames nothing.
+#[tokio::test]
+async fn every_answer_keeps_browsers_from_making_a_page_of_it() {
+    let registry = Registry::start(LOCAL);
+    let base = "/v2/images/app";
+    let page = b"<script>document.title = 'stolen'</script>";
+    let blob = registry.push_blob(base, page).await;
+    let manifest = r#"{"annotations":{"x":"<script>document.title = 'stolen'</script>"}}"#;
+    registry
+        .push_manifest(base, "page", "text/html", manifest.as_bytes())
+        .await;
+    let missing = sha256(b"missing");
+    for (method, path, status) in [
+        ("GET", "/", 200),
+        ("GET", "/v2/", 200),
+        ("GET", "/livez", 200),
+        ("GET", "/readyz", 200),
+        ("GET", "/metrics", 200),
+        ("GET", "/nothing", 404),
+        ("GET", "/api/v1/nothing", 404),
+        ("GET", "/api/v1/openapi.json", 200),
+        ("GET", "/v2/_catalog", 200),
+        ("GET", "/v2/images/app/tags/list", 200),
+        ("GET", "/v2/images/app/manifests/page", 200),
+        ("GET", &format!("/v2/images/app/blobs/{blob}"), 200),
+        ("HEAD", &format!("/v2/images/app/blobs/{blob}"), 200),
+        ("GET", &format!("/v2/images/app/blobs/{missing}"), 404),
+        ("POST", "/v2/images/app/blobs/uploads/", 202),
+        ("POST", "/v2/", 405),
+        ("GET", "/v2/images/App/tags/list", 400),
+    ] {
+        let method = method.parse().expect("a method");
+        let request = registry.client.request(method, registry.url(path));
+        let response = request.send().await.expect("an answer");
+        let response = expect(response, StatusCode::from_u16(status).expect("a status")).await;
+        assert_eq!(header(&response, "x-content-type-options"), "nosniff", "{path}");
+        let policy = header(&response, "content-security-policy");
+        for part in ["default-src 'none'", "frame-ancestors 'none'", "sandbox"] {
+            assert!(policy.contains(part), "{path}: {policy}");
+        }
+        assert!(!policy.contains("unsafe"), "{path}: {policy}");
+        assert_eq!(
+            header(&response, "cross-origin-resource-policy"),
+            "same-origin",
+            "{path}"
+        );
+        if path.contains("/blobs/sha256") && status == 200 {
+            assert_eq!(header(&response, "content-type"), "application/octet-stream");
+        }
     }
 }
