@@ -36,6 +36,7 @@ const FENCED: &[(&str, &[&str])] = &[
     ("ldap3", &["access/directory.rs"]),
     ("bcrypt", &["access/", "cli/"]),
     ("jsonwebtoken", &["access/"]),
+    ("psl", &["upstream/credentials.rs"]),
     ("sled", &["store/index.rs"]),
     ("serde_yaml", &["config/"]),
     ("clap", &["cli.rs"]),

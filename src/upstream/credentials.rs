@@ -3,34 +3,52 @@
 //! A registry chooses the address of its token endpoint itself (`realm`), so a registry that was taken over, or a
 //! proxy in between, would only have to name its own to be handed the password: CVE-2020-15157 and its many siblings.
 //! Hosts are compared as hosts, never as prefixes of a URL.
+//!
+//! What is shown the credentials: the registry itself, hosts in `token_realms`, and over https other names of the
+//! registry's own domain, as `auth.docker.io` is one of `registry-1.docker.io`'s. Which part of a name can be owned, the
+//! public suffix list says, its private section too, and [`SHARED`] for registries: `evil.azurecr.io` is not the neighbour
+//! of `me.azurecr.io`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine as _;
 use http::HeaderValue;
-use url::Url;
+use url::{Host, Url};
 
 use crate::config::{Credentials, RemoteConfig};
 
-/// The token endpoint that belongs to Docker Hub although it is another host.
-const HUB_REALM: &str = "auth.docker.io";
+/// Domains of clouds whose customers each get a name below them, and which the public suffix list does not have: nobody
+/// is a neighbour there.
+const SHARED: [&str; 13] = [
+    "aliyuncs.com",
+    "amazonaws.com",
+    "amazonaws.com.cn",
+    "azurecr.cn",
+    "azurecr.io",
+    "azurecr.us",
+    "googleapis.com",
+    "jfrog.io",
+    "myhuaweicloud.com",
+    "ocir.io",
+    "oraclecloud.com",
+    "tencentcloudcr.com",
+    "windows.net",
+];
 
 /// The credentials of one remote, and where they may go.
 pub(super) struct Keyring {
     credentials: Vec<Credentials>,
     registry: Url,
-    is_hub: bool,
     realms: Vec<String>,
     warned: AtomicBool,
 }
 
 impl Keyring {
     /// `registry` is where the requests go, which for Docker Hub is not what the configuration says.
-    pub(super) fn new(config: &RemoteConfig, registry: Url, is_hub: bool) -> Self {
+    pub(super) fn new(config: &RemoteConfig, registry: Url) -> Self {
         Self {
             credentials: config.credentials.clone(),
             registry,
-            is_hub,
             realms: config
                 .token_realms
                 .iter()
@@ -81,14 +99,34 @@ impl Keyring {
         let Some(host) = realm.host_str() else { return false };
         let port = realm.port_or_known_default();
         let is_registry = Some(host) == self.registry.host_str() && port == self.registry.port_or_known_default();
-        let is_hub = self.is_hub && host == HUB_REALM && realm.scheme() == "https" && port == Some(443);
+        let is_neighbour = realm.scheme() == "https" && port == Some(443) && share_a_domain(&self.registry, realm);
         let with_port = port.map(|port| format!("{host}:{port}"));
         let is_listed = self
             .realms
             .iter()
             .any(|listed| listed == host || Some(listed) == with_port.as_ref());
-        is_registry || is_hub || is_listed
+        is_registry || is_neighbour || is_listed
     }
+}
+
+/// Whether two hosts are names of one domain that somebody has registered. Addresses are names of nothing, and below an
+/// ending that the public suffix list does not know (`cluster.local`, `internal`), who knows who owns what.
+fn share_a_domain(one: &Url, other: &Url) -> bool {
+    let domain = |url: &Url| match url.host()? {
+        Host::Domain(name) => registrable(name).map(str::to_owned),
+        Host::Ipv4(_) | Host::Ipv6(_) => None,
+    };
+    domain(one).is_some_and(|one| domain(other) == Some(one))
+}
+
+fn registrable(name: &str) -> Option<&str> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let domain = psl::domain(name.as_bytes()).filter(|domain| domain.suffix().is_known())?;
+    let domain = std::str::from_utf8(domain.as_bytes()).ok()?;
+    let is_shared = SHARED
+        .iter()
+        .any(|shared| domain == *shared || domain.strip_suffix(shared).is_some_and(|rest| rest.ends_with('.')));
+    (!is_shared).then_some(domain)
 }
 
 #[cfg(test)]
@@ -97,7 +135,7 @@ mod tests {
     use super::*;
     use crate::config::Secret;
 
-    fn keyring(registry: &str, realms: &[&str], is_hub: bool) -> Keyring {
+    fn keyring(registry: &str, realms: &[&str]) -> Keyring {
         let mut config = remote(registry);
         config.token_realms = realms.iter().map(ToString::to_string).collect();
         config.credentials.push(Credentials {
@@ -105,32 +143,37 @@ mod tests {
             password: Secret::new("lovelace"),
         });
         let registry = config.url.clone();
-        Keyring::new(&config, registry, is_hub)
+        Keyring::new(&config, registry)
     }
 
     #[test]
     fn only_the_registry_itself_and_listed_hosts_see_the_credentials() {
-        let hub = keyring("https://registry-1.docker.io", &[], true);
-        let own = keyring(
-            "https://r.example.com",
-            &["Auth.example.com", "b.example.com:8443"],
-            false,
-        );
-        let plain = keyring("http://localhost:5000", &[], false);
+        let hub = keyring("https://registry-1.docker.io", &[]);
+        let own = keyring("https://r.example.com", &["Auth.example.org", "b.example.org:8443"]);
+        let plain = keyring("http://localhost:5000", &[]);
         for (keyring, realm, sees) in [
             (&own, "https://r.example.com/token", true),
             (&own, "https://r.example.com:443/token?service=x", true),
             (&own, "https://r.example.com:444/token", false),
             (&own, "http://r.example.com/token", false),
             (&own, "http://r.example.com:443/token", false),
-            (&own, "https://auth.example.com/token", true),
-            (&own, "https://auth.example.com:9/token", true),
-            (&own, "http://auth.example.com/token", false),
-            (&own, "https://b.example.com:8443/token", true),
-            (&own, "https://b.example.com/token", false),
+            (&own, "https://auth.example.org/token", true),
+            (&own, "https://auth.example.org:9/token", true),
+            (&own, "http://auth.example.org/token", false),
+            (&own, "https://b.example.org:8443/token", true),
+            (&own, "https://b.example.org/token", false),
             (&own, "https://r.example.com.evil.org/token", false),
             (&own, "https://evil.org/r.example.com", false),
-            (&own, "https://example.com/token", false),
+            (&own, "https://example.com/token", true),
+            (&own, "https://auth.example.com./token", true),
+            (&own, "https://auth.example.com:8443/token", false),
+            (&own, "http://auth.example.com/token", false),
+            (&own, "https://auth.example.co/token", false),
+            (&own, "https://badexample.com/token", false),
+            (&own, "https://com/token", false),
+            (&own, "https://127.0.0.1/token", false),
+            (&own, "https://[::1]/token", false),
+            (&own, "https://localhost/token", false),
             (&own, "https://auth.docker.io/token", false),
             (&hub, "https://auth.docker.io/token", true),
             (&hub, "https://auth.docker.io:8443/token", false),
@@ -144,11 +187,55 @@ mod tests {
         }
     }
 
+    /// Names of one domain, and those that only look so: whoever rents a name below a public suffix is no neighbour.
+    #[test]
+    fn a_domain_is_what_somebody_has_registered() {
+        for (registry, realm, sees) in [
+            ("https://me.azurecr.io", "https://me.azurecr.io/oauth2/token", true),
+            ("https://me.azurecr.io", "https://evil.azurecr.io/oauth2/token", false),
+            ("https://me.azurecr.io", "https://azurecr.io/oauth2/token", false),
+            ("https://registry.gitlab.com", "https://gitlab.com/jwt/auth", true),
+            ("https://git.example.co.uk:5050", "https://example.co.uk/jwt/auth", true),
+            ("https://git.example.co.uk", "https://other.co.uk/jwt/auth", false),
+            (
+                "https://1.dkr.ecr.us-east-1.amazonaws.com",
+                "https://2.dkr.ecr.us-east-1.amazonaws.com/",
+                false,
+            ),
+            ("https://acme.jfrog.io", "https://evil.jfrog.io/token", false),
+            ("https://ada.github.io", "https://eve.github.io/token", false),
+            ("https://a.s3.amazonaws.com", "https://b.s3.amazonaws.com/token", false),
+            ("https://a.web.app", "https://b.web.app/token", false),
+            (
+                "https://r.registry.svc.cluster.local",
+                "https://x.evil.svc.cluster.local/t",
+                false,
+            ),
+            (
+                "https://registry.corp.internal",
+                "https://auth.corp.internal/token",
+                false,
+            ),
+            ("https://registry.lan", "https://registry.lan/token", true),
+            ("https://10.0.0.1", "https://10.0.0.2/token", false),
+            ("https://10.0.0.1", "https://10.0.0.1/token", true),
+            ("http://r.example.com", "http://auth.example.com/token", false),
+            ("http://r.example.com", "https://auth.example.com/token", true),
+            (
+                "https://xn--bcher-kva.example",
+                "https://b\u{fc}cher.example/token",
+                true,
+            ),
+        ] {
+            let url: Url = realm.parse().expect("a URL");
+            let seen = keyring(registry, &[]).for_realm("r", &url, 0).is_some();
+            assert_eq!(seen, sees, "{registry} -> {realm}");
+        }
+    }
+
     #[test]
     fn the_header_is_what_the_specification_says_and_is_not_printed() {
-        let value = keyring("https://r.example.com", &[], false)
-            .basic(0)
-            .expect("credentials");
+        let value = keyring("https://r.example.com", &[]).basic(0).expect("credentials");
         assert_eq!(value.to_str().expect("text"), "Basic YWRhOmxvdmVsYWNl");
         assert!(!format!("{value:?}").contains("YWRh"));
     }

@@ -100,7 +100,7 @@ impl Endpoint {
         let health = Health::new(repository, config, is_mirror, Arc::clone(metrics));
         let sender = Arc::new(Sender::new(repository, config, health, Arc::clone(metrics))?);
         let tokens = Tokens::new(Arc::clone(&sender));
-        let keyring = Keyring::new(config, base.clone(), is_hub);
+        let keyring = Keyring::new(config, base.clone());
         Ok(Self {
             repository: repository.clone(),
             host,
