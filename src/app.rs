@@ -1,6 +1,8 @@
 //! The composition root: a checked configuration in, a running server out. A reload builds everything anew beside what
 //! runs, and swaps only when all of it could be built.
 
+mod identities;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::access::Access;
+use crate::access::{Access, SigningKey};
 use crate::config::{self, Config, Environment, Limits, Listen, Loaded, Problem};
 use crate::http::routes;
 use crate::http::serve::{self, Door};
@@ -53,6 +55,7 @@ pub struct App {
     source: Source,
     config: Config,
     files: Vec<PathBuf>,
+    signing_key: SigningKey,
     /// A digest of all the configuration's files when they were read last.
     seen: Digest,
     front: Arc<Front>,
@@ -72,7 +75,11 @@ impl App {
             .await
             .with_context(|| format!("the store at {} cannot be opened", config.storage.path.display()))?;
         let repositories = Repositories::new(&config, &store, &metrics, None).context("an upstream cannot be used")?;
-        let front = Arc::new(Front::new(site(&config, repositories), store, Arc::clone(&metrics)));
+        let signing_key = identities::signing_key(&store).await?;
+        let robots = Arc::new(identities::robots(&store).await?);
+        let access = Access::new(&config.auth, &signing_key, &robots, None);
+        let site = site(&config, repositories, access);
+        let front = Arc::new(Front::new(site, store, robots, Arc::clone(&metrics)));
         let limits = door_limits(&config);
         let door = Door::new(&limits, Arc::clone(&metrics), routes::main(Arc::clone(&front)));
         door.exempt(&config.server.trusted_proxies);
@@ -91,6 +98,7 @@ impl App {
             source,
             config,
             files,
+            signing_key,
             front,
             door,
             metrics_door,
@@ -113,7 +121,7 @@ impl App {
     /// Serves until SIGTERM or SIGINT, reloads at SIGHUP and when a file changed, then lets running requests finish.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let mut signals = Signals::new()?;
-        let _tidying = AbortOnDropHandle::new(tokio::spawn(tidy(self.front.store.clone())));
+        let _tidying = AbortOnDropHandle::new(tokio::spawn(tidy(Arc::clone(&self.front))));
         let mut watch = interval(WATCH);
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -145,6 +153,7 @@ impl App {
         if !finished {
             tracing::warn!("some requests did not finish in time and were cut");
         }
+        identities::keep_uses(&self.front.store, &self.front.robots).await;
         self.front.store.close().await;
         tracing::info!("stopped");
     }
@@ -203,7 +212,8 @@ impl App {
             running.replace(new)?;
         }
         self.door.exempt(&config.server.trusted_proxies);
-        front.site.store(Arc::new(site(&config, repositories)));
+        let access = Access::new(&config.auth, &self.signing_key, &front.robots, Some(&before.access));
+        front.site.store(Arc::new(site(&config, repositories, access)));
         for warning in warnings {
             tracing::warn!(warning = %warning.line(), "configuration");
         }
@@ -217,7 +227,8 @@ impl App {
 }
 
 /// Looks after the store. On its own: removing a lot takes a while, and no signal waits for that.
-async fn tidy(store: Store) {
+async fn tidy(front: Arc<Front>) {
+    let store = &front.store;
     let mut rounds = interval(TIDY);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -228,6 +239,7 @@ async fn tidy(store: Store) {
         if let Err(error) = store.tidy().await {
             tracing::warn!(%error, "the caches could not be tidied");
         }
+        identities::keep_uses(store, &front.robots).await;
     }
 }
 
@@ -281,10 +293,10 @@ fn needs_no_restart(old: &Config, new: &Config) -> anyhow::Result<()> {
     anyhow::bail!("a change of {} takes a restart", changed.join(" and "))
 }
 
-fn site(config: &Config, repositories: Repositories) -> Site {
+fn site(config: &Config, repositories: Repositories, access: Access) -> Site {
     Site {
         repositories,
-        access: Access::new(&config.auth),
+        access,
         limits: config.server.limits.clone(),
         metrics_elsewhere: config.server.metrics.is_some(),
     }

@@ -4,14 +4,28 @@
 //! one is a file here and a line in [`Access::identify`]. Knows the words of the API and nothing of how it is served or
 //! how images are kept.
 
+mod attempts;
+mod checks;
 pub mod identity;
+mod passwords;
 pub mod policies;
+pub mod robots;
+mod signer;
 
 pub use identity::{Grant, Identity, Kind, Principal};
 pub use policies::Policies;
+pub use robots::Robots;
+pub use signer::{Minted, SigningKey};
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use attempts::Attempts;
+use checks::{Checks, Mark};
+use passwords::{Entry, Passwords};
+use signer::{Bearer, Claims, Purpose, Reading, Signer, Subject};
 
 use crate::config::AuthConfig;
 
@@ -38,7 +52,8 @@ pub enum Presented<'a> {
 pub enum Unidentified {
     /// Nobody here knows what they showed.
     Unknown,
-    /// A token of ours that has run out.
+    /// A token of ours that has run out, or whose bearer is not what they were: it was fine once, and a new one is to
+    /// be had for whoever still has what proved them.
     Expired,
     /// Too many are being checked: later.
     Busy {
@@ -54,22 +69,190 @@ pub enum Unidentified {
 pub struct Access {
     /// The rules.
     pub policies: Policies,
+    passwords: Passwords,
+    /// None, when there are to be no tokens for them.
+    robots: Option<Arc<Robots>>,
+    signer: Signer,
+    checks: Arc<Checks>,
+    attempts: Arc<Attempts>,
 }
 
 impl Access {
-    /// What a configuration says.
-    pub fn new(config: &AuthConfig) -> Self {
+    /// What a configuration says. What was learned under the one before is taken on, where it is still true.
+    pub fn new(config: &AuthConfig, key: &SigningKey, robots: &Arc<Robots>, before: Option<&Self>) -> Self {
+        let checks = before.map_or_else(|| Arc::new(Checks::new()), |before| Arc::clone(&before.checks));
+        let attempts = before.map_or_else(|| Arc::new(Attempts::new()), |before| Arc::clone(&before.attempts));
         Self {
             policies: Policies::new(config),
+            passwords: Passwords::new(&config.htpasswd),
+            robots: config.tokens.then(|| Arc::clone(robots)),
+            signer: Signer::new(key),
+            checks,
+            attempts,
         }
     }
 
     /// Who shows this. `client` is where they ask from: who guesses is made to wait.
-    #[expect(clippy::unused_async, reason = "a directory or an issuer is waited for")]
-    pub async fn identify(&self, shown: Presented<'_>, _client: IpAddr) -> Result<Identity, Unidentified> {
+    pub async fn identify(&self, shown: Presented<'_>, client: IpAddr) -> Result<Identity, Unidentified> {
         match shown {
             Presented::Nothing | Presented::Password { user: "", password: "" } => Ok(Identity::Anonymous),
-            _ => Err(Unidentified::Unknown),
+            Presented::Password { user, password } => {
+                if robots::is_secret(password) {
+                    return self.robot(password);
+                }
+                self.user(user, password, client).await
+            }
+            Presented::Token(token) => {
+                if robots::is_secret(token) {
+                    return self.robot(token);
+                }
+                self.bearer(Purpose::Access, token)
+            }
+            Presented::Certificate(_) => Err(Unidentified::Unknown),
         }
+    }
+
+    /// Who was given this token for new ones.
+    pub fn identify_refresh(&self, token: &str) -> Result<Identity, Unidentified> {
+        self.bearer(Purpose::Refresh, token)
+    }
+
+    /// A token that says who they are.
+    pub fn mint(&self, who: &Identity) -> Minted {
+        self.signer.mint(Purpose::Access, self.subject(who), SystemTime::now())
+    }
+
+    /// A token for new tokens. Only for those whose proof is kept here: nobody could take it from the others again.
+    pub fn mint_refresh(&self, who: &Identity) -> Option<Minted> {
+        let subject = self.subject(who);
+        subject.proof.as_ref()?;
+        Some(self.signer.mint(Purpose::Refresh, subject, SystemTime::now()))
+    }
+
+    /// A user of the password file.
+    async fn user(&self, user: &str, password: &str, client: IpAddr) -> Result<Identity, Unidentified> {
+        let Some(entry) = self.passwords.entry(user) else {
+            return Err(Unidentified::Unknown);
+        };
+        let mark = self.checks.mark(&[user, entry.hash.reveal(), password]);
+        let is_right = match self.checks.remembered(&mark) {
+            Some(is_right) => is_right,
+            None => self.compute(entry, user, password, client, mark).await?,
+        };
+        if is_right {
+            Ok(Identity::Known(Arc::new(Principal::new(Kind::User, user))))
+        } else {
+            Err(Unidentified::Unknown)
+        }
+    }
+
+    /// Compares a password with a hash, unless too many wrong ones came from there.
+    async fn compute(
+        &self,
+        entry: Entry<'_>,
+        user: &str,
+        password: &str,
+        client: IpAddr,
+        mark: Mark,
+    ) -> Result<bool, Unidentified> {
+        if let Some(retry_after) = self.attempts.pause(client, user, Instant::now()) {
+            return Err(Unidentified::Busy { retry_after });
+        }
+        let (hash, password, exists) = (entry.hash.clone(), password.to_owned(), entry.exists);
+        let work = move || passwords::is_right(&password, &hash) && exists;
+        let is_right = self.checks.check(mark, work).await?;
+        if is_right {
+            self.attempts.succeeded(client, user);
+        } else {
+            self.attempts.failed(client, user, mark, Instant::now());
+        }
+        Ok(is_right)
+    }
+
+    fn robot(&self, secret: &str) -> Result<Identity, Unidentified> {
+        let robot = self
+            .robots
+            .as_ref()
+            .and_then(|robots| robots.with_secret(secret, SystemTime::now()));
+        let robot = robot.ok_or(Unidentified::Unknown)?;
+        Ok(Identity::Known(Arc::new(robot.principal())))
+    }
+
+    /// Whom a token of ours names, if they are still who they were.
+    fn bearer(&self, purpose: Purpose, token: &str) -> Result<Identity, Unidentified> {
+        let now = SystemTime::now();
+        let claims = match self.signer.read(purpose, token, now) {
+            Reading::Good(claims) => claims,
+            Reading::Expired => return Err(Unidentified::Expired),
+            Reading::NotOurs => return Err(Unidentified::Unknown),
+        };
+        let principal = match claims.kind {
+            Bearer::Nobody => return Ok(Identity::Anonymous),
+            Bearer::Robot => self.robot_of(&claims, now),
+            Bearer::User => self.is_proved(&claims).then(|| principal(Kind::User, &claims)),
+            Bearer::Workload => Some(principal(Kind::Workload, &claims)),
+        };
+        let mut principal = principal.ok_or(Unidentified::Expired)?;
+        if purpose == Purpose::Access {
+            // A token that is had for this one lasts no longer: who has lost their password has it ended by that.
+            principal.until = Some(claims.until());
+        }
+        Ok(Identity::Known(Arc::new(principal)))
+    }
+
+    fn robot_of(&self, claims: &Claims, now: SystemTime) -> Option<Principal> {
+        let robots = self.robots.as_ref()?;
+        let robot = robots.called(&claims.sub, now)?;
+        let is_same = claims.proof.as_ref() == Some(&robot.id);
+        is_same.then(|| {
+            robots.was_used(&robot, now);
+            robot.principal()
+        })
+    }
+
+    /// Whether a user is still proved by what proved them. One with a password here never is by anything else.
+    fn is_proved(&self, claims: &Claims) -> bool {
+        claims.proof == self.proof_of_user(&claims.sub)
+    }
+
+    fn proof_of_user(&self, user: &str) -> Option<String> {
+        let hash = self.passwords.get(user)?;
+        Some(self.signer.fingerprint(&format!("{user}:{}", hash.reveal())))
+    }
+
+    fn subject<'a>(&self, who: &'a Identity) -> Subject<'a> {
+        const NONE: &BTreeSet<String> = &BTreeSet::new();
+        let Identity::Known(known) = who else {
+            return Subject {
+                kind: Bearer::Nobody,
+                name: "",
+                groups: NONE,
+                proof: None,
+                until: None,
+            };
+        };
+        let (kind, proof) = match known.kind {
+            Kind::User => (Bearer::User, self.proof_of_user(&known.name)),
+            Kind::Workload => (Bearer::Workload, None),
+            Kind::Robot => {
+                let robots = self.robots.as_ref();
+                let robot = robots.and_then(|robots| robots.called(&known.name, SystemTime::now()));
+                (Bearer::Robot, robot.map(|robot| robot.id.clone()))
+            }
+        };
+        Subject {
+            kind,
+            name: &known.name,
+            groups: &known.groups,
+            proof,
+            until: known.until,
+        }
+    }
+}
+
+fn principal(kind: Kind, claims: &Claims) -> Principal {
+    Principal {
+        groups: claims.groups.clone(),
+        ..Principal::new(kind, &claims.sub)
     }
 }

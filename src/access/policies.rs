@@ -70,7 +70,7 @@ impl Policies {
 
     /// Whether nobody needs to say who they are, for anything.
     pub fn is_open(&self) -> bool {
-        [Action::Pull, Action::Push, Action::Delete, Action::Admin]
+        Action::ALL
             .into_iter()
             .all(|action| self.allow_everywhere(&Identity::Anonymous, action))
     }
@@ -149,7 +149,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Action; 4] = [Action::Pull, Action::Push, Action::Delete, Action::Admin];
+    const ALL: [Action; 4] = Action::ALL;
 
     fn known(kind: Kind, name: &str, groups: &[&str]) -> Identity {
         Identity::Known(Arc::new(Principal {

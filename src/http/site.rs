@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::access::Access;
+use crate::access::{Access, Robots};
 use crate::config::Limits;
 use crate::repository::Repositories;
 use crate::store::{self, Store};
@@ -37,6 +37,8 @@ pub struct Front {
     pub site: ArcSwap<Site>,
     /// What is kept.
     pub store: Store,
+    /// The robots, whatever the configuration says of them.
+    pub robots: Arc<Robots>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     draining: AtomicBool,
@@ -46,10 +48,11 @@ pub struct Front {
 
 impl Front {
     /// A front over a first site.
-    pub fn new(site: Site, store: Store, metrics: Arc<Metrics>) -> Self {
+    pub fn new(site: Site, store: Store, robots: Arc<Robots>, metrics: Arc<Metrics>) -> Self {
         Self {
             site: ArcSwap::from_pointee(site),
             store,
+            robots,
             metrics,
             draining: AtomicBool::new(false),
             writable: Mutex::new(None),

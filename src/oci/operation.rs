@@ -125,6 +125,26 @@ pub enum Action {
     Admin,
 }
 
+impl Action {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Pull, Self::Push, Self::Delete, Self::Admin];
+
+    /// Its word, in policies, scopes and audits.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Push => "push",
+            Self::Delete => "delete",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The one that a word means.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|action| action.as_str() == word)
+    }
+}
+
 impl Operation {
     /// The image that it is about.
     pub const fn name(&self) -> Option<&ImageName> {

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -61,9 +62,23 @@ impl Disk {
 
     /// Writes a small file whole, in place of the one that may be there.
     pub(super) fn write(&self, target: &Path, contents: &[u8]) -> Result<(), Error> {
+        self.write_with(create_new, target, contents)
+    }
+
+    /// The same, for what nobody else may read: not for a moment.
+    pub(super) fn write_private(&self, target: &Path, contents: &[u8]) -> Result<(), Error> {
+        self.write_with(create_private, target, contents)
+    }
+
+    fn write_with(
+        &self,
+        create: impl FnOnce(&Path) -> io::Result<File>,
+        target: &Path,
+        contents: &[u8],
+    ) -> Result<(), Error> {
         let scrap = Scrap::new(self.spool_path());
         let write = || {
-            let mut file = create_new(scrap.path())?;
+            let mut file = create(scrap.path())?;
             file.write_all(contents)?;
             file.sync_all()
         };
@@ -232,6 +247,10 @@ impl Drop for Scrap {
 /// Opens a file that must not be there yet.
 pub(super) fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).open(path)
+}
+
+fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Whether an error says that a path is not there, and not that we could not tell.

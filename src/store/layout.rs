@@ -15,6 +15,7 @@
 //! │                         /history          ours: since when and who said so, and whether it is pinned
 //! ├── spool/                                    bytes that are not verified yet; at start all but these are removed:
 //! │   └── <alg>-<hex>.{part,note}               a blob that came in part, and how far it is known to be right
+//! ├── private/{signing-key,robots.json}         what nobody else reads: what signs our tokens, and who the robots are
 //! ├── uploads/<id>/{data,state.json}            push sessions
 //! ├── index/{session,sled/}                     what can be rebuilt from the rest
 //! ├── index.stamp                               that the index was closed cleanly, and what was in it
@@ -29,6 +30,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::documents::Document;
 use crate::oci::operation::UploadId;
 use crate::oci::{Digest, ImageName, RepositoryKey, Tag};
 
@@ -145,6 +147,14 @@ impl Layout {
 
     pub(super) fn upload(&self, id: UploadId) -> PathBuf {
         self.uploads().join(id.to_string())
+    }
+
+    pub(super) fn documents(&self) -> PathBuf {
+        self.root.join("private")
+    }
+
+    pub(super) fn document(&self, which: Document) -> PathBuf {
+        self.documents().join(which.file_name())
     }
 
     pub(super) fn index(&self) -> PathBuf {

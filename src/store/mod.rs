@@ -10,6 +10,7 @@
 mod blobs;
 mod claim;
 mod disk;
+mod documents;
 mod error;
 mod growing;
 mod guards;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use blobs::BlobFile;
+pub use documents::Document;
 pub use error::{Error, FinishError};
 pub use history::{Meaning, Move};
 pub use image::{Image, TagRecord};
