@@ -16,11 +16,12 @@ use super::gate::{Caller, Gate};
 use super::image_text::{ImageText, digest_of};
 use super::serve::Peer;
 use super::site::{Front, Site};
-use super::{REQUEST_ID, RequestId, call, timestamp};
+use super::{REQUEST_ID, RequestId, call};
 use crate::oci::ErrorCode;
 use crate::oci::operation::Action;
 use crate::repository::router::Hints;
 use crate::repository::{Route, TagChange};
+use crate::telemetry::timestamp;
 
 /// The longest body of a request.
 const BODY: usize = 1 << 20;

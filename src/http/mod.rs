@@ -3,7 +3,8 @@
 //! [`serve`] accepts connections and bounds what each may cost, [`tls`] holds the certificate, [`sendfile`] is how a file
 //! leaves. [`routes`] is the table, `dispatch` turns a request line into an
 //! [`Operation`](crate::oci::Operation) and hands it to `pull`, `push` or `list`. Those pass `gate`, which decides who
-//! may, call one method of a repository, and translate back. `api` is for the command line, whose end of it is [`client`]. `error` is the one place where a failure becomes a status.
+//! may, call one method of a repository, and translate back. `api` is for the command line, whose end of it is [`client`]. `error` is the one place where a failure becomes a status,
+//! [`origin`] the one that says where a request comes from.
 
 mod answer;
 mod api;
@@ -16,6 +17,7 @@ mod gate;
 pub mod healthcheck;
 mod image_text;
 mod list;
+pub mod origin;
 mod prefetch;
 mod probes;
 mod pull;
@@ -25,7 +27,6 @@ pub mod sendfile;
 pub mod serve;
 mod shield;
 pub mod site;
-mod timestamp;
 pub mod tls;
 
 use std::fmt;

@@ -100,6 +100,7 @@ pub struct Metrics {
     evicted_bytes: IntCounterVec,
     disk_free: IntGauge,
     disk_min_free: IntGauge,
+    audit_lost: IntCounter,
 }
 
 impl Metrics {
@@ -263,6 +264,10 @@ impl Metrics {
                 "entrepot_disk_min_free_bytes",
                 "What is to stay free there: `storage.min_free`.",
             )?,
+            audit_lost: add.counter(
+                "entrepot_audit_lost_total",
+                "Lines of the audit that could not be written.",
+            )?,
             registry: registry.clone(),
         };
         metrics.reload_successful.set(1);
@@ -293,6 +298,11 @@ impl Metrics {
         self.request_duration
             .with_label_values(&[handler, method])
             .observe(took.as_secs_f64());
+    }
+
+    /// Lines of the audit are missing.
+    pub fn audit_lost(&self, lines: u64) {
+        self.audit_lost.inc_by(lines);
     }
 
     /// A pull was answered from here or from upstream. `proxied` says that the repository is a remote.

@@ -1,11 +1,11 @@
-//! Times as the API writes them: RFC 3339, in UTC, to the second.
+//! Times as the API and the audit write them: RFC 3339, in UTC, to the second.
 
 use std::time::SystemTime;
 
 const DAY: u64 = 24 * 3600;
 
 /// `2026-01-31T12:00:00Z`.
-pub(super) fn of(time: SystemTime) -> String {
+pub fn of(time: SystemTime) -> String {
     let seconds = time
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
