@@ -5,6 +5,7 @@
 //! how images are kept.
 
 mod attempts;
+pub mod certificate;
 mod checks;
 pub mod identity;
 mod passwords;

@@ -31,7 +31,7 @@ use tracing::{info, warn};
 
 use self::connection::Reception;
 use self::slots::{Slot, Slots};
-use super::tls::Tls;
+use super::tls::{Certified, Tls};
 use crate::config::{Limits, Listen, Network};
 use crate::oci::RepositoryKey;
 use crate::telemetry::Metrics;
@@ -74,6 +74,8 @@ pub struct Peer {
     pub repository: Option<RepositoryKey>,
     /// The connection is TLS.
     pub secure: bool,
+    /// Whom the certificate names that was shown in its handshake.
+    pub certified: Option<Certified>,
 }
 
 /// How far the door is closed.

@@ -1,20 +1,24 @@
-//! Certificate and key of the front door, and how they are exchanged while it is open.
+//! Certificate and key of the front door, whose clients' certificates are believed there, and how both are exchanged
+//! while it is open.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
+use std::{fmt, iter};
 
 use arc_swap::ArcSwap;
-use rustls::InconsistentKeys;
-use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ServerConnection, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
+use crate::access::certificate::{self, Named};
 use crate::config::TlsConfig;
 
 /// The longest PEM file read: a chain of a hundred certificates is shorter.
@@ -64,6 +68,16 @@ pub enum Error {
         /// What is wrong with it.
         source: rustls::Error,
     },
+    /// A certificate of `client_ca` that cannot vouch for anybody.
+    #[error("certificate number {number} in {} vouches for nobody: {source}", path.display())]
+    UnusableAuthority {
+        /// The file.
+        path: PathBuf,
+        /// Which of its certificates, from 1 on.
+        number: usize,
+        /// What is wrong with it.
+        source: rustls::Error,
+    },
     /// The key belongs to another certificate.
     #[error(
         "the private key in {} does not belong to the first certificate in {} (the server's own comes first, its issuers after it)",
@@ -83,45 +97,151 @@ pub enum Error {
 
 /// What makes connections TLS. A clone shares the certificate: [`Tls::replace`] on one is seen by all.
 #[derive(Clone)]
-pub struct Tls {
+pub struct Tls(Arc<ArcSwap<Current>>);
+
+/// What handshakes are made with now. It is replaced as a whole: a session that was begun with one is never taken up
+/// with another.
+struct Current {
     config: Arc<ServerConfig>,
-    current: Arc<Current>,
+    authorities: Option<Arc<Authorities>>,
+}
+
+/// Who vouches for clients.
+#[derive(PartialEq, Eq)]
+struct Authorities(Vec<CertificateDer<'static>>);
+
+/// Whom the certificate of a client names, for as long as it is to be believed.
+#[derive(Clone)]
+pub struct Certified {
+    named: Arc<Named>,
+    authorities: Arc<Authorities>,
+    tls: Tls,
 }
 
 impl Tls {
     /// Reads certificate and key. An error never becomes plain text: without a `Tls` there is nothing to listen with.
     pub fn load(files: &TlsConfig) -> Result<Self, Error> {
-        let provider = Arc::new(ring::default_provider());
-        let current = Arc::new(Current(ArcSwap::from_pointee(read(files, &provider)?)));
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let config = Arc::new(config);
-        Ok(Self { config, current })
+        Ok(Self(Arc::new(ArcSwap::from_pointee(Current::read(files, None)?))))
     }
 
-    /// Reads certificate and key again, for handshakes from now on. On any error the old ones stay: the files may just
-    /// be half written.
+    /// Reads all of it again, for handshakes from now on. On any error the old ones stay: the files may just be half
+    /// written.
     pub fn replace(&self, files: &TlsConfig) -> Result<(), Error> {
-        let read = read(files, self.config.crypto_provider())?;
-        self.current.0.store(Arc::new(read));
+        let read = Current::read(files, Some(&self.0.load()))?;
+        self.0.store(Arc::new(read));
         Ok(())
     }
 
-    pub(super) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.config))
+    /// What to begin a handshake with, and what to ask of the certificate when it is over.
+    pub(super) fn acceptor(&self) -> (TlsAcceptor, Clients) {
+        let current = self.0.load();
+        let clients = Clients {
+            tls: self.clone(),
+            authorities: current.authorities.clone(),
+        };
+        (TlsAcceptor::from(Arc::clone(&current.config)), clients)
     }
 }
 
-#[derive(Debug)]
-struct Current(ArcSwap<CertifiedKey>);
+/// Who clients of one handshake may be.
+pub(super) struct Clients {
+    tls: Tls,
+    authorities: Option<Arc<Authorities>>,
+}
 
-impl ResolvesServerCert for Current {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+impl Clients {
+    /// Whom the certificate names that a client has shown.
+    pub(super) fn named(self, connection: &ServerConnection) -> Option<Certified> {
+        let certificate = connection.peer_certificates()?.first()?;
+        let named = certificate::named(certificate);
+        if named.is_none() {
+            tracing::debug!("a client's certificate names no user: its subject has no common name, or several");
+        }
+        Some(Certified {
+            named: Arc::new(named?),
+            authorities: self.authorities?,
+            tls: self.tls,
+        })
     }
+}
+
+impl Certified {
+    /// The user, if the certificate may still be believed: it has not run out since the handshake, nor were the
+    /// authorities exchanged.
+    pub fn user(&self, now: SystemTime) -> Option<&str> {
+        let current = self.tls.0.load();
+        let is_current = current
+            .authorities
+            .as_ref()
+            .is_some_and(|authorities| Arc::ptr_eq(authorities, &self.authorities));
+        (is_current && now <= self.named.until).then_some(self.named.user.as_str())
+    }
+}
+
+impl fmt::Debug for Certified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.named.user)
+    }
+}
+
+impl Current {
+    fn read(files: &TlsConfig, before: Option<&Self>) -> Result<Self, Error> {
+        let provider = Arc::new(ring::default_provider());
+        let certified = read(files, &provider)?;
+        let authorities = files
+            .client_ca
+            .as_deref()
+            .map(certificates)
+            .transpose()?
+            .map(Authorities);
+        let builder =
+            ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+        let builder = match (&authorities, &files.client_ca) {
+            (Some(authorities), Some(path)) => {
+                builder.with_client_cert_verifier(verifier(authorities, path, provider)?)
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        if authorities.is_some() {
+            // Whoever takes up a session is not asked for a certificate again: the old one would live on with it.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        let authorities = authorities.map(|authorities| {
+            let same = before.and_then(|before| before.authorities.as_ref());
+            same.filter(|same| ***same == authorities)
+                .map_or_else(|| Arc::new(authorities), Arc::clone)
+        });
+        Ok(Self {
+            config: Arc::new(config),
+            authorities,
+        })
+    }
+}
+
+/// Clients may show a certificate of these authorities, or none; whoever shows another is sent away.
+fn verifier(
+    authorities: &Authorities,
+    path: &Path,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    let unusable = |number, source| Error::UnusableAuthority {
+        path: path.to_owned(),
+        number,
+        source,
+    };
+    let mut roots = RootCertStore::empty();
+    for (number, authority) in iter::zip(1.., &authorities.0) {
+        roots
+            .add(authority.clone())
+            .map_err(|source| unusable(number, source))?;
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| Error::Setup(rustls::Error::General(error.to_string())))
 }
 
 fn read(files: &TlsConfig, provider: &CryptoProvider) -> Result<CertifiedKey, Error> {
@@ -284,15 +404,47 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let (first, second) = (issue(folder.path(), "first"), issue(folder.path(), "second"));
         let tls = Tls::load(&first).expect("loads");
-        let before = tls.current.0.load_full();
+        let before = tls.0.load_full();
         let mixed = TlsConfig {
             cert: second.cert.clone(),
             key: first.key.clone(),
             client_ca: None,
         };
         assert!(matches!(tls.replace(&mixed), Err(Error::KeyMismatch { .. })));
-        assert!(Arc::ptr_eq(&before, &tls.current.0.load_full()));
+        assert!(Arc::ptr_eq(&before, &tls.0.load_full()));
         tls.clone().replace(&second).expect("replaces");
-        assert_ne!(before.cert, tls.current.0.load().cert);
+        assert!(!Arc::ptr_eq(&before, &tls.0.load_full()));
+    }
+
+    #[test]
+    fn clients_authorities_are_read_and_their_mistakes_told() {
+        let folder = tempfile::tempdir().expect("folder");
+        let with = |path: &Path| TlsConfig {
+            client_ca: Some(path.to_owned()),
+            ..issue(folder.path(), "server")
+        };
+        let authority = issue(folder.path(), "authority");
+        let good = with(&authority.cert);
+        let tls = Tls::load(&good).expect("loads");
+        let authorities = || tls.0.load().authorities.clone().expect("some");
+        let before = authorities();
+        // The same ones again are the same; connections that they let in stay.
+        tls.replace(&good).expect("replaces");
+        assert!(Arc::ptr_eq(&before, &authorities()));
+        let damaged = folder.path().join("damaged.crt");
+        std::fs::write(
+            &damaged,
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        )
+        .expect("write");
+        for (bad, words) in [
+            (&authority.key, "no certificate"),
+            (&damaged, "vouches for nobody"),
+            (&folder.path().join("absent.crt"), "cannot read"),
+        ] {
+            let error = tls.replace(&with(bad)).expect_err(words).to_string();
+            assert!(error.contains(words), "{error}");
+            assert!(Arc::ptr_eq(&before, &authorities()));
+        }
     }
 }

@@ -124,20 +124,23 @@ impl Reception {
         let _open = self.metrics.connection_opened();
         let watch = Arc::new(Watch::new(self.patience, self.pressure.clone()));
         let mut socket = Socket::new(stream, Arc::clone(&watch));
-        let peer = Peer {
+        let mut peer = Peer {
             // An IPv4 client of an IPv6 socket is still an IPv4 client, to address rules above all.
             address: SocketAddr::new(address.ip().to_canonical(), address.port()),
             repository,
             secure: tls.is_some(),
+            certified: None,
         };
         if let Some(tls) = tls {
-            let handshake = timeout(self.patience.head, tls.acceptor().accept(socket));
+            let (acceptor, clients) = tls.acceptor();
+            let handshake = timeout(self.patience.head, acceptor.accept(socket));
             let Some(shaken) = self.unless_closing(handshake).await else {
                 return;
             };
             match shaken {
                 Ok(Ok(stream)) => {
                     watch.handshake_done();
+                    peer.certified = clients.named(stream.get_ref().1);
                     let multiplexed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                     let way = if multiplexed { Way::Frames } else { Way::Chunks };
                     self.converse(stream, way, peer, watch).await;
