@@ -74,13 +74,13 @@ pub(super) fn is_right(password: &str, hash: &Secret) -> bool {
 fn nobodys(like: &str) -> Secret {
     const ALPHABET: &[u8; 64] = b"./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     let cost = like.split('$').nth(2).unwrap_or("12");
-    let letters = random::<50>().unwrap_or([7; 50]);
+    let letters = random::<51>().unwrap_or([7; 51]);
     let letters: String = letters
         .iter()
         .map(|byte| char::from(ALPHABET[usize::from(byte & 63)]))
         .collect();
     // The last letter of a salt has two bits, that of a hash four.
-    Secret::new(format!("$2b${cost}${}.{}.", &letters[..21], &letters[21..50]))
+    Secret::new(format!("$2b${cost}${}.{}.", &letters[..21], &letters[21..51]))
 }
 
 impl fmt::Debug for Passwords {
