@@ -5,7 +5,7 @@ mod identities;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,7 +13,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::access::{Access, SigningKey};
-use crate::config::{self, Config, Environment, Limits, Listen, Loaded, Problem};
+use crate::config::{self, AuditTarget, Config, Environment, Limits, Listen, Loaded, Problem};
+use crate::http::origin::Proxies;
 use crate::http::routes;
 use crate::http::serve::{self, Door};
 use crate::http::site::{Front, Site};
@@ -21,11 +22,14 @@ use crate::http::tls::Tls;
 use crate::oci::{Algorithm, Digest};
 use crate::repository::{RemoteRepository, Repositories};
 use crate::store::{Options, Store};
-use crate::telemetry::Metrics;
+use crate::telemetry::audit::{Entry, Outcome};
+use crate::telemetry::{Audit, Metrics};
 
 /// How often the configuration's files are compared with what runs. Their content is: watching misses the symbolic
 /// link that a Kubernetes `ConfigMap` swaps, and times of change lie.
 const WATCH: Duration = Duration::from_secs(5);
+/// How long the last lines of the audit may take.
+const FLUSH: Duration = Duration::from_secs(2);
 /// Connections to the address of the metrics, which nobody's pulls go through.
 const METRICS_CONNECTIONS: usize = 64;
 /// How often uploads that nobody goes on with are looked for, and what the caches need no more.
@@ -75,10 +79,11 @@ impl App {
             .await
             .with_context(|| format!("the store at {} cannot be opened", config.storage.path.display()))?;
         let repositories = Repositories::new(&config, &store, &metrics, None).context("an upstream cannot be used")?;
+        let audit = audit(&config, &metrics)?;
         let signing_key = identities::signing_key(&store).await?;
         let robots = Arc::new(identities::robots(&store).await?);
         let access = Access::new(&config.auth, &signing_key, &robots, None);
-        let site = site(&config, repositories, access);
+        let site = site(&config, repositories, access, audit);
         let front = Arc::new(Front::new(site, store, robots, Arc::clone(&metrics)));
         let limits = door_limits(&config);
         let door = Door::new(&limits, Arc::clone(&metrics), routes::main(Arc::clone(&front)));
@@ -155,6 +160,11 @@ impl App {
         }
         identities::keep_uses(&self.front.store, &self.front.robots).await;
         self.front.store.close().await;
+        let audit = self.front.site.load().audit.clone();
+        let flushed = tokio::task::spawn_blocking(move || audit.flush(FLUSH)).await;
+        if !flushed.unwrap_or_default() {
+            tracing::warn!("the last lines of the audit could not be written in time");
+        }
         tracing::info!("stopped");
     }
 
@@ -183,6 +193,13 @@ impl App {
             }
         };
         self.front.metrics.reloaded(accepted);
+        let (outcome, why) = if accepted {
+            (Outcome::Allowed, None)
+        } else {
+            (Outcome::Failed, Some("the log says why"))
+        };
+        let entry = Entry::of_system("reload", outcome, why);
+        self.front.site.load().audit.tell(entry, SystemTime::now());
     }
 
     async fn take_over(&mut self, loaded: Loaded) -> anyhow::Result<()> {
@@ -197,6 +214,7 @@ impl App {
         let repositories = Repositories::new(&config, &front.store, &front.metrics, Some(&before.repositories))
             .context("an upstream cannot be used")?;
         // What can fail comes first, and what was done before a failure is undone.
+        let audit = audit(&config, &front.metrics)?;
         if let Some(tls) = &config.server.tls {
             Tls::load(tls)?;
         }
@@ -213,7 +231,7 @@ impl App {
         }
         self.door.exempt(&config.server.trusted_proxies);
         let access = Access::new(&config.auth, &self.signing_key, &front.robots, Some(&before.access));
-        front.site.store(Arc::new(site(&config, repositories, access)));
+        front.site.store(Arc::new(site(&config, repositories, access, audit)));
         for warning in warnings {
             tracing::warn!(warning = %warning.line(), "configuration");
         }
@@ -293,10 +311,12 @@ fn needs_no_restart(old: &Config, new: &Config) -> anyhow::Result<()> {
     anyhow::bail!("a change of {} takes a restart", changed.join(" and "))
 }
 
-fn site(config: &Config, repositories: Repositories, access: Access) -> Site {
+fn site(config: &Config, repositories: Repositories, access: Access, audit: Audit) -> Site {
     Site {
         repositories,
         access,
+        proxies: Proxies::new(config.server.external_url.as_ref(), &config.server.trusted_proxies),
+        audit,
         limits: config.server.limits.clone(),
         metrics_elsewhere: config.server.metrics.is_some(),
     }
@@ -315,6 +335,17 @@ fn door_limits(config: &Config) -> Limits {
         limits.connections = affordable;
     }
     limits
+}
+
+/// Opens what the audit is written to.
+fn audit(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Audit> {
+    let pulls = config.audit.pulls;
+    match &config.audit.to {
+        AuditTarget::Nowhere => Ok(Audit::nowhere(metrics)),
+        AuditTarget::Stdout => Audit::stdout(pulls, metrics).context("the audit cannot be written to standard output"),
+        AuditTarget::File(path) => Audit::file(path, pulls, metrics)
+            .with_context(|| format!("the audit cannot be written to {}", path.display())),
+    }
 }
 
 /// What the store is opened with.

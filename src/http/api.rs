@@ -1,26 +1,30 @@
 //! `/api/v1/…`: what the command line and the page use. Described in `openapi.json`, which a test holds to this file.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::request::Parts;
-use http::{HeaderValue, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::audit::{Told, outcome};
+use super::credentials::Visitor;
 use super::error::Failure;
 use super::gate::{Caller, Gate};
 use super::image_text::{ImageText, digest_of};
 use super::serve::Peer;
 use super::site::{Front, Site};
-use super::{REQUEST_ID, RequestId, call};
-use crate::oci::ErrorCode;
+use super::{REQUEST_ID, RequestId};
+use crate::access::Identity;
 use crate::oci::operation::Action;
+use crate::oci::{ErrorCode, ImageName, RepositoryKey};
 use crate::repository::router::Hints;
 use crate::repository::{Route, TagChange};
+use crate::telemetry::audit::Outcome;
 use crate::telemetry::timestamp;
 
 /// The longest body of a request.
@@ -30,8 +34,20 @@ const BODY: usize = 1 << 20;
 pub(super) struct Ask {
     site: Arc<Site>,
     parts: Parts,
+    visitor: Visitor,
+    /// Who asks, once that is known.
+    identity: OnceLock<Identity>,
+    /// What it is about, once that is known; the first, of several.
+    subject: OnceLock<Subject>,
     id: RequestId,
     began: Instant,
+}
+
+/// What a request is about.
+struct Subject {
+    repository: RepositoryKey,
+    image: ImageName,
+    reference: String,
 }
 
 /// What is asked about a tag.
@@ -132,8 +148,12 @@ impl Ask {
     #[expect(clippy::needless_pass_by_value, reason = "as the framework hands it over")]
     pub(super) fn of(front: Arc<Front>, request: Request<Body>) -> (Self, Body) {
         let (parts, body) = request.into_parts();
+        let site = front.site.load_full();
         let ask = Self {
-            site: front.site.load_full(),
+            visitor: Visitor::of(&site, &parts),
+            site,
+            identity: OnceLock::new(),
+            subject: OnceLock::new(),
             id: RequestId::of(&parts.headers),
             parts,
             began: Instant::now(),
@@ -240,7 +260,9 @@ impl Ask {
 
     /// Who asks.
     pub(super) async fn caller(&self) -> Result<Caller, Failure> {
-        Caller::of(&self.site, &self.parts).await
+        let caller = Caller::of(&self.site, &self.visitor, false).await?;
+        let _ = self.identity.set(caller.identity.clone());
+        Ok(caller)
     }
 
     /// Who asks, if they may do this with everything.
@@ -259,7 +281,7 @@ impl Ask {
             caller,
             hints: Hints {
                 listener: peer.and_then(|peer| peer.repository.as_ref()),
-                host: call::host(&self.parts),
+                host: self.visitor.origin.host(),
                 ..Hints::default()
             },
         }
@@ -267,12 +289,13 @@ impl Ask {
 
     /// What an image means to this caller that somebody has written.
     pub(super) fn route(&self, caller: &Caller, image: &str, action: Action) -> Result<(ImageText, Route), Failure> {
-        let authority = match self.parts.uri.authority() {
-            Some(authority) => Some(authority.as_str()),
-            None => self.parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()),
-        };
-        let named = ImageText::parse(image, authority)?;
+        let named = ImageText::parse(image, self.visitor.origin.authority.as_deref())?;
         let route = self.gate(caller).route(&named.name, action)?;
+        let _ = self.subject.set(Subject {
+            repository: route.repository.key().clone(),
+            image: route.image.clone(),
+            reference: named.reference.to_string(),
+        });
         Ok((named, route))
     }
 
@@ -296,6 +319,8 @@ impl Ask {
     }
 
     pub(super) fn respond(&self, result: Result<Response, Failure>) -> Response {
+        let result = result.map_err(|failure| self.visitor.tell(failure, None, None));
+        self.write_down(&result);
         let mut response = result.unwrap_or_else(|failure| failure.respond_plainly(&self.id));
         if let Ok(value) = HeaderValue::from_str(self.id.as_str()) {
             response.headers_mut().insert(REQUEST_ID, value);
@@ -311,6 +336,45 @@ impl Ask {
         );
         response
     }
+}
+
+impl Ask {
+    /// Tells the audit of changes and refusals.
+    fn write_down(&self, result: &Result<Response, Failure>) {
+        let told = Told::of(&self.id, &self.visitor, self.identity.get());
+        let told = match result {
+            Ok(response) => told.ended(response.status().as_u16(), None),
+            Err(failure) => told.ended(failure.status(), Some(failure.message())),
+        };
+        let looks = matches!(self.parts.method, Method::GET | Method::HEAD);
+        let Some(action) = audited(self.parts.uri.path()) else {
+            return;
+        };
+        if looks && outcome(told.status) != Outcome::Denied {
+            return;
+        }
+        let subject = self.subject.get();
+        self.site.audit.tell_of(&Told {
+            action,
+            repository: subject.map(|subject| subject.repository.as_str()),
+            image: subject.map(|subject| subject.image.as_str()),
+            reference: subject.map(|subject| subject.reference.as_str()),
+            ..told
+        });
+    }
+}
+
+/// What the audit calls what is done at a path.
+fn audited(path: &str) -> Option<&'static str> {
+    Some(match path.strip_prefix("/api/v1/")? {
+        "tags/history" => "history",
+        "tags/pin" => "pin",
+        "tags/unpin" => "unpin",
+        "tags/rollback" => "rollback",
+        "prefetch" => "prefetch",
+        tokens if tokens == "tokens" || tokens.starts_with("tokens/") => "tokens",
+        _ => return None,
+    })
 }
 
 fn json(status: StatusCode, bytes: Vec<u8>) -> Response {

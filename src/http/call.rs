@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderName, Method, header};
+use http::{HeaderName, Method};
 
 use super::RequestId;
+use super::credentials::Visitor;
 use super::error::Failure;
 use super::gate::{Caller, Gate, Target};
 use super::serve::Peer;
@@ -21,6 +22,7 @@ pub(super) struct Call {
     pub(super) site: Arc<Site>,
     pub(super) parts: Parts,
     pub(super) line: Line,
+    pub(super) visitor: Visitor,
     pub(super) caller: Caller,
     pub(super) id: RequestId,
 }
@@ -62,15 +64,16 @@ impl Call {
             prefix: self.line.prefix.as_ref(),
             namespace: self.line.namespace.as_deref(),
             listener: peer.and_then(|peer| peer.repository.as_ref()),
-            host: host(&self.parts),
+            host: self.visitor.origin.host(),
         }
     }
 
     /// The path of the image in the form that the client used, for `Location` and `Link`.
     pub(super) fn base(&self, name: &ImageName) -> String {
+        let before = &self.visitor.origin.base.path;
         match &self.line.prefix {
-            Some(prefix) => format!("/{prefix}/v2/{name}"),
-            None => format!("/v2/{name}"),
+            Some(prefix) => format!("{before}/{prefix}/v2/{name}"),
+            None => format!("{before}/v2/{name}"),
         }
     }
 
@@ -80,44 +83,5 @@ impl Call {
             let encoded: String = url::form_urlencoded::byte_serialize(namespace.as_bytes()).collect();
             format!("{separator}ns={encoded}")
         })
-    }
-}
-
-/// `Host`, or HTTP/2's authority, without its port.
-pub(super) fn host(parts: &Parts) -> Option<&str> {
-    let authority = match parts.uri.authority() {
-        Some(authority) => authority.as_str(),
-        None => parts.headers.get(header::HOST)?.to_str().ok()?,
-    };
-    let host = authority.rsplit_once(':').map_or(authority, |(host, port)| {
-        if port.bytes().all(|b| b.is_ascii_digit()) {
-            host
-        } else {
-            authority
-        }
-    });
-    Some(host)
-}
-
-#[cfg(test)]
-mod tests {
-    use http::Request;
-
-    use super::*;
-
-    fn host_of(value: &str) -> Option<String> {
-        let request = Request::builder()
-            .header(header::HOST, value)
-            .body(())
-            .expect("a request");
-        host(&request.into_parts().0).map(str::to_owned)
-    }
-
-    #[test]
-    fn the_host_is_read_without_its_port() {
-        assert_eq!(host_of("docker.example.com").as_deref(), Some("docker.example.com"));
-        assert_eq!(host_of("docker.example.com:443").as_deref(), Some("docker.example.com"));
-        assert_eq!(host_of("[::1]:5000").as_deref(), Some("[::1]"));
-        assert_eq!(host_of("[::1]").as_deref(), Some("[::1]"));
     }
 }

@@ -1,5 +1,5 @@
-//! From a request to an answer: read the line, find the repository, ask who may, hand over. Every route of the
-//! distribution API passes here, HEAD and ranges too, so what is decided here holds everywhere.
+//! From a request to an answer: read the line, find out who asks, hand over to what passes the gate, and have written
+//! down what came of it. Every route of the distribution API passes here, HEAD and ranges too.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,14 +10,18 @@ use axum::response::Response;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request};
 
+use super::audit::{self, Told};
 use super::call::Call;
+use super::challenge;
+use super::credentials::{Visitor, is_mirrored};
 use super::error::Failure;
 use super::gate::Caller;
 use super::serve::Peer;
 use super::site::{Front, Site};
 use super::{REQUEST_ID, RequestId, answer as answers, list, pull, push};
-use crate::oci::ErrorCode;
 use crate::oci::operation::{Operation, ParseError, Request as Line};
+use crate::oci::{ErrorCode, ImageName};
+use crate::repository::router::Hints;
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
@@ -43,7 +47,7 @@ pub(super) async fn distribution(State(front): State<Arc<Front>>, request: Reque
                 line,
                 id: id.clone(),
             };
-            let response = answer(asked, body).await.unwrap_or_else(|failure| failure.respond(&id));
+            let response = answer(asked, body).await;
             (handler, response)
         }
         Err(error) => ("other", unparsed(error, &path).respond(&id)),
@@ -84,21 +88,78 @@ struct Asked {
     id: RequestId,
 }
 
-async fn answer(asked: Asked, body: Body) -> Result<Response, Failure> {
-    let caller = Caller::of(&asked.site, &asked.parts).await?;
-    let call = Call {
-        front: asked.front,
-        site: asked.site,
-        parts: asked.parts,
-        line: asked.line,
-        caller,
-        id: asked.id,
+async fn answer(asked: Asked, body: Body) -> Response {
+    let Asked {
+        front,
+        site,
+        parts,
+        line,
+        id,
+    } = asked;
+    let visitor = Visitor::of(&site, &parts);
+    let is_key = |first: &str| site.repositories.keys().any(|key| key.as_str() == first);
+    let caller = match Caller::of(&site, &visitor, is_mirrored(&line, is_key)).await {
+        Ok(caller) => caller,
+        Err(failure) => {
+            let scope = challenge::scope(&line.operation);
+            let failure = visitor.tell(failure, line.prefix.as_ref(), scope.as_deref());
+            let told = Told::of(&id, &visitor, None).ended(failure.status(), Some(failure.message()));
+            write_down(&site, &parts, &line, &told);
+            return failure.respond(&id);
+        }
     };
-    let answer = perform(&call, body).await;
-    answer.map_err(|failure| match call.line.operation.name() {
-        Some(name) => call.gate().not_found(failure, name),
-        None => failure,
-    })
+    let call = Call {
+        front,
+        site,
+        parts,
+        line,
+        visitor,
+        caller,
+        id,
+    };
+    let answer = perform(&call, body).await.map_err(|failure| {
+        let failure = match call.line.operation.name() {
+            Some(name) => call.gate().not_found(failure, name),
+            None => failure,
+        };
+        call.visitor.tell(failure, call.line.prefix.as_ref(), None)
+    });
+    let told = Told::of(&call.id, &call.visitor, Some(&call.caller.identity));
+    let told = match &answer {
+        Ok(response) => Told {
+            repository: header_text(response, &answers::REPOSITORY),
+            ..told.ended(response.status().as_u16(), None)
+        },
+        Err(failure) => told.ended(failure.status(), Some(failure.message())),
+    };
+    write_down(&call.site, &call.parts, &call.line, &told);
+    answer.unwrap_or_else(|failure| failure.respond(&call.id))
+}
+
+/// Tells the audit of an answer, if it is one that it wants. Where no repository has answered, it is told which one the
+/// name means.
+fn write_down(site: &Site, parts: &Parts, line: &Line, told: &Told<'_>) {
+    let (is_head, pulls) = (parts.method == Method::HEAD, site.audit.wants_pulls());
+    let shown = told.visitor.shows_something();
+    let Some(action) = audit::action(&line.operation, is_head, told.status, shown, pulls) else {
+        return;
+    };
+    let hints = Hints {
+        prefix: line.prefix.as_ref(),
+        namespace: line.namespace.as_deref(),
+        listener: parts.extensions.get::<Peer>().and_then(|peer| peer.repository.as_ref()),
+        host: told.visitor.origin.host(),
+    };
+    let name = line.operation.name();
+    let route = name.and_then(|name| site.repositories.route(name, hints).ok());
+    let meant = route.as_ref().map(|route| route.repository.key().as_str());
+    site.audit.tell_of(&Told {
+        action,
+        repository: told.repository.or(meant),
+        image: route.as_ref().map(|route| &route.image).or(name).map(ImageName::as_str),
+        reference: audit::reference(&line.operation).as_deref(),
+        ..*told
+    });
 }
 
 async fn perform(call: &Call, body: Body) -> Result<Response, Failure> {
@@ -147,7 +208,7 @@ fn unparsed(error: ParseError, path: &str) -> Failure {
 }
 
 /// The method as a label: a fixed set, whatever clients send.
-fn method_label(method: &Method) -> &'static str {
+pub(super) fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",

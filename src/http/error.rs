@@ -1,11 +1,15 @@
 //! The one place where a failure becomes a status, the specification's JSON and a line in the log.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use super::RequestId;
+use super::challenge::TokenError;
+use crate::access::Unidentified;
 use crate::oci::{ErrorCode, Refusal};
 use crate::repository::{self, Unknown};
 use crate::store;
@@ -26,6 +30,8 @@ pub(super) struct Failure {
     status: Option<StatusCode>,
     /// What a token would have to be for, in the words of the token protocol.
     scope: Option<String>,
+    /// What was wrong with the token that was shown.
+    token_error: Option<TokenError>,
 }
 
 impl Failure {
@@ -37,6 +43,7 @@ impl Failure {
             cause: None,
             status: None,
             scope: None,
+            token_error: None,
         }
     }
 
@@ -46,14 +53,23 @@ impl Failure {
         self
     }
 
+    /// The same, about a token that was shown.
+    pub(super) const fn of_token(mut self, error: TokenError) -> Self {
+        self.token_error = Some(error);
+        self
+    }
+
+    /// What was wrong with the token that was shown.
+    pub(super) const fn token_error(&self) -> Option<TokenError> {
+        self.token_error
+    }
+
     /// What a token would have to be for.
-    #[expect(dead_code, reason = "for the challenge")]
     pub(super) fn scope(&self) -> Option<&str> {
         self.scope.as_deref()
     }
 
     /// Whether it says who has not logged in should.
-    #[expect(dead_code, reason = "for the challenge")]
     pub(super) fn wants_login(&self) -> bool {
         self.code == ErrorCode::Unauthorized
     }
@@ -95,8 +111,13 @@ impl Failure {
         failure.with(header::ALLOW, HeaderValue::from_static(allow))
     }
 
+    /// The status that the answer has.
+    pub(super) fn status(&self) -> u16 {
+        self.status.map_or_else(|| self.code.status(), |status| status.as_u16())
+    }
+
     /// The same with one more header.
-    fn with(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
+    pub(super) fn with(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
         self.headers.insert(name, value.into());
         self
     }
@@ -124,7 +145,7 @@ impl Failure {
         };
         let json = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = Response::new(Body::from(json));
-        let status = self.status.or_else(|| StatusCode::from_u16(self.code.status()).ok());
+        let status = StatusCode::from_u16(self.status());
         *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         *response.headers_mut() = *self.headers;
         let json = HeaderValue::from_static("application/json");
@@ -157,6 +178,39 @@ impl From<Refusal> for Failure {
     }
 }
 
+impl From<Unidentified> for Failure {
+    fn from(error: Unidentified) -> Self {
+        match error {
+            Unidentified::Unknown => Self::new(
+                ErrorCode::Unauthorized,
+                "nobody here is known by these credentials: check user and password, or log in again",
+            ),
+            Unidentified::Expired => Self::new(
+                ErrorCode::Unauthorized,
+                "this token has run out, or what it was given for is no more: get a new one, or log in again",
+            ),
+            Unidentified::Busy { retry_after } => Self::new(
+                ErrorCode::TooManyRequests,
+                "too many logins are being checked, or have failed: try again later",
+            )
+            .with(header::RETRY_AFTER, seconds(retry_after)),
+            Unidentified::Unavailable(reason) => Self {
+                cause: Some(reason),
+                ..Self::new(
+                    ErrorCode::Unavailable,
+                    "who you are cannot be checked at the moment: try again later",
+                )
+            }
+            .with(header::RETRY_AFTER, RETRY_AFTER),
+        }
+    }
+}
+
+/// Whole seconds, at least one.
+fn seconds(after: Duration) -> u64 {
+    (after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1)
+}
+
 impl From<repository::Error> for Failure {
     fn from(error: repository::Error) -> Self {
         match error {
@@ -174,9 +228,7 @@ impl From<Unknown> for Failure {
         } else {
             ErrorCode::Unavailable
         };
-        let seconds = unknown.retry_after.map_or(RETRY_AFTER, |after| {
-            (after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1)
-        });
+        let seconds = unknown.retry_after.map_or(RETRY_AFTER, seconds);
         Self::new(code, unknown.to_string()).with(header::RETRY_AFTER, seconds)
     }
 }

@@ -6,8 +6,7 @@
 
 use std::sync::Arc;
 
-use http::request::Parts;
-
+use super::credentials::Visitor;
 use super::error::Failure;
 use super::site::Site;
 use crate::access::{Identity, Policies};
@@ -28,12 +27,11 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// Who asks this.
-    #[expect(clippy::unused_async, reason = "a directory or an issuer is waited for")]
-    pub(super) async fn of(_site: &Site, _parts: &Parts) -> Result<Self, Failure> {
+    /// Who sends this. Where what is asked is `mirrored`, credentials that nobody here knows count as none.
+    pub(super) async fn of(site: &Site, visitor: &Visitor, mirrored: bool) -> Result<Self, Failure> {
         Ok(Self {
-            identity: Identity::Anonymous,
-            by_token: false,
+            identity: visitor.identify(site, mirrored).await?,
+            by_token: visitor.shown.is_token(),
         })
     }
 

@@ -8,9 +8,12 @@
 
 mod answer;
 mod api;
+mod audit;
 mod body;
 mod call;
+mod challenge;
 pub mod client;
+mod credentials;
 mod dispatch;
 mod error;
 mod gate;
@@ -28,6 +31,7 @@ pub mod serve;
 mod shield;
 pub mod site;
 pub mod tls;
+mod token;
 
 use std::fmt;
 

@@ -32,8 +32,8 @@ pub struct Proxies {
 pub struct Origin {
     /// The client: the nearest address that is no proxy of ours.
     pub client: IpAddr,
-    /// The host that the client asked for, in lower case and without its port.
-    pub host: Option<String>,
+    /// The host and port that the client asked for, in lower case.
+    pub authority: Option<String>,
     /// How our own addresses begin.
     pub base: Base,
 }
@@ -47,6 +47,13 @@ pub struct Base {
     pub authority: String,
     /// The path in front of `/v2` and `/token` that a proxy takes away: empty, or `/…` without a slash at its end.
     pub path: String,
+}
+
+impl Origin {
+    /// The host that the client asked for, without its port.
+    pub fn host(&self) -> Option<&str> {
+        self.authority.as_deref().map(without_port)
+    }
 }
 
 impl Base {
@@ -95,16 +102,15 @@ impl Proxies {
             Told::nothing(peer)
         };
         let authority = told.authority.or_else(|| authority.and_then(plain_authority));
-        let host = authority.as_deref().map(|authority| without_port(authority).to_owned());
         let base = self.external.clone().unwrap_or_else(|| Base {
             secure: told.secure.unwrap_or(secure),
             // Whoever sends no host has no use for our name either.
-            authority: authority.unwrap_or_else(|| "localhost".to_owned()),
+            authority: authority.clone().unwrap_or_else(|| "localhost".to_owned()),
             path: told.path.unwrap_or_default(),
         });
         Origin {
             client: told.client,
-            host,
+            authority,
             base,
         }
     }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::request::Parts;
 use http::{Request, StatusCode, header};
 
 use super::RequestId;
+use super::audit::Told;
+use super::credentials::Visitor;
 use super::error::Failure;
 use super::gate::{Caller, Gate};
 use super::site::{Front, Site};
+use crate::access::Identity;
 use crate::repository::router::Hints;
 
 /// `/`: what this is. Load balancers probe it and take any 200.
@@ -65,15 +67,23 @@ pub(super) async fn metrics(State(front): State<Arc<Front>>, request: Request<Bo
             .into_response();
     }
     let (parts, _) = request.into_parts();
-    match may_see_metrics(&site, &parts).await {
+    let (visitor, id) = (Visitor::of(&site, &parts), RequestId::of(&parts.headers));
+    match may_see_metrics(&site, &visitor).await {
         Ok(()) => metrics_here(State(front)).await,
-        Err(failure) => failure.respond_plainly(&RequestId::of(&parts.headers)),
+        Err((identity, failure)) => {
+            let told = Told::of(&id, &visitor, identity.as_ref()).ended(failure.status(), Some(failure.message()));
+            let action = "metrics";
+            site.audit.tell_of(&Told { action, ..told });
+            visitor.tell(failure, None, None).respond_plainly(&id)
+        }
     }
 }
 
 /// They name repositories and say how much of them is pulled: who may pull something here may see them.
-async fn may_see_metrics(site: &Site, parts: &Parts) -> Result<(), Failure> {
-    let caller = Caller::of(site, parts).await?;
+async fn may_see_metrics(site: &Site, visitor: &Visitor) -> Result<(), (Option<Identity>, Failure)> {
+    let caller = Caller::of(site, visitor, false)
+        .await
+        .map_err(|failure| (None, failure))?;
     let hints = Hints::default();
     let gate = Gate {
         site,
@@ -81,6 +91,7 @@ async fn may_see_metrics(site: &Site, parts: &Parts) -> Result<(), Failure> {
         hints,
     };
     gate.metrics()
+        .map_err(|failure| (Some(caller.identity.clone()), failure))
 }
 
 /// `/metrics` on its own address.

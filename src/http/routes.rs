@@ -9,7 +9,7 @@ use tower::util::MapResponseLayer;
 
 use super::shield::shield;
 use super::site::Front;
-use super::{api, dispatch, prefetch, probes};
+use super::{api, dispatch, prefetch, probes, token};
 
 /// A path of its own on the main address. The distribution API is not among them: it has the name in the middle of its
 /// paths, and a key may stand before `/v2`, so it is the fallback, and one pure function reads those paths
@@ -22,6 +22,7 @@ pub enum Endpoint {
     Healthy,
     Ready,
     Metrics,
+    Token,
     Description,
     TagHistory,
     PinTag,
@@ -38,6 +39,7 @@ impl Endpoint {
         Self::Healthy,
         Self::Ready,
         Self::Metrics,
+        Self::Token,
         Self::Description,
         Self::TagHistory,
         Self::PinTag,
@@ -54,6 +56,7 @@ impl Endpoint {
             Self::Healthy => "/healthz",
             Self::Ready => "/readyz",
             Self::Metrics => "/metrics",
+            Self::Token => "/token",
             Self::Description => "/api/v1/openapi.json",
             Self::TagHistory => "/api/v1/tags/history",
             Self::PinTag => "/api/v1/tags/pin",
@@ -73,6 +76,7 @@ impl Endpoint {
             | Self::Metrics
             | Self::Description
             | Self::TagHistory => &["GET"],
+            Self::Token => &["GET", "POST"],
             Self::PinTag | Self::UnpinTag | Self::RollBackTag | Self::Prefetch => &["POST"],
         }
     }
@@ -83,6 +87,7 @@ impl Endpoint {
             Self::Live => return get(probes::live),
             Self::Healthy | Self::Ready => return get(probes::ready),
             Self::Metrics => return get(probes::metrics),
+            Self::Token => return get(token::get).post(token::post).fallback(token::wrong_method),
             Self::Description => get(api::description),
             Self::TagHistory => get(api::history),
             Self::PinTag => post(api::pin),

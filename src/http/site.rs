@@ -1,18 +1,23 @@
 //! What the handlers work with: the parts that a reload replaces as one, and those that stay.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::header;
+use http::request::Parts;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::origin::{Origin, Proxies};
+use super::serve::Peer;
 use crate::access::{Access, Robots};
 use crate::config::Limits;
 use crate::repository::Repositories;
 use crate::store::{self, Store};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Audit, Metrics};
 
 /// How long a store that could be written is taken to be writable: a probe writes and syncs, and anybody may probe.
 const BELIEVED: Duration = Duration::from_secs(5);
@@ -24,10 +29,28 @@ pub struct Site {
     pub repositories: Repositories,
     /// Who may.
     pub access: Access,
+    /// What stands in front of us.
+    pub proxies: Proxies,
+    /// Where is written down who did what.
+    pub audit: Audit,
     /// What a request may cost.
     pub limits: Limits,
     /// Whether `/metrics` is answered on an address of its own instead of here.
     pub metrics_elsewhere: bool,
+}
+
+impl Site {
+    /// Where a request comes from, and by which address the client knows us.
+    pub(super) fn origin(&self, parts: &Parts) -> Origin {
+        let peer = parts.extensions.get::<Peer>();
+        let authority = match parts.uri.authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()),
+        };
+        let address = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address.ip());
+        let secure = peer.is_some_and(|peer| peer.secure);
+        self.proxies.origin(address, secure, authority, &parts.headers)
+    }
 }
 
 /// All that a handler can reach.

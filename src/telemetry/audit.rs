@@ -57,6 +57,27 @@ pub struct Entry<'a> {
     pub why: Option<&'a str>,
 }
 
+impl<'a> Entry<'a> {
+    /// What the server does by itself.
+    pub const fn of_system(action: &'a str, outcome: Outcome, why: Option<&'a str>) -> Self {
+        Self {
+            request_id: None,
+            who: Who {
+                kind: "system",
+                name: None,
+            },
+            from: None,
+            action,
+            repository: None,
+            image: None,
+            reference: None,
+            outcome,
+            status: None,
+            why,
+        }
+    }
+}
+
 /// Who did something.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Who<'a> {
@@ -253,10 +274,9 @@ impl<W: Write> Writer<W> {
         let lost = self.lost.swap(0, Ordering::Relaxed);
         let mut all = Vec::new();
         if lost > 0 {
-            all = line(
-                gap(&format!("{lost} lines before this one are lost")),
-                SystemTime::now(),
-            );
+            let why = format!("{lost} lines before this one are lost");
+            let gap = Entry::of_system("audit", Outcome::Failed, Some(&why));
+            all = line(gap, SystemTime::now());
         }
         all.extend_from_slice(batch);
         match self.target.write_all(&all).and_then(|()| self.target.flush()) {
@@ -273,24 +293,6 @@ impl<W: Write> Writer<W> {
                 }
             }
         }
-    }
-}
-
-const fn gap(why: &str) -> Entry<'_> {
-    Entry {
-        request_id: None,
-        who: Who {
-            kind: "system",
-            name: None,
-        },
-        from: None,
-        action: "audit",
-        repository: None,
-        image: None,
-        reference: None,
-        outcome: Outcome::Failed,
-        status: None,
-        why: Some(why),
     }
 }
 
