@@ -36,7 +36,6 @@ impl Caller {
     }
 
     /// Who an upload belongs to; empty for nobody.
-    #[expect(dead_code, reason = "for uploads")]
     pub(super) fn owner(&self) -> String {
         match &self.identity {
             Identity::Anonymous => String::new(),

@@ -33,7 +33,9 @@ pub(super) async fn start(call: &Call, name: &ImageName, start: StartUpload, bod
         return Ok(created_blob(call, name, repository.key(), digest));
     }
     let algorithm = start.algorithm.or_else(|| start.digest.as_ref().map(Digest::algorithm));
-    let mut upload = repository.begin_upload(&target.image, algorithm).await?;
+    let mut upload = repository
+        .begin_upload(&target.image, algorithm, &call.caller.owner())
+        .await?;
     let Some(digest) = start.digest else {
         let headers = session_headers(call, name, repository.key(), upload.id(), 0);
         upload.save();
@@ -51,7 +53,10 @@ pub(super) async fn start(call: &Call, name: &ImageName, start: StartUpload, bod
 /// `GET` of an upload: how far it is.
 pub(super) async fn status(call: &Call, name: &ImageName, id: UploadId) -> Result<Response, Failure> {
     let target = call.target(name, Action::Push)?;
-    let upload = target.repository.upload(&target.image, id).await?;
+    let upload = target
+        .repository
+        .upload(&target.image, id, &call.caller.owner())
+        .await?;
     let headers = session_headers(call, name, target.repository.key(), id, upload.offset());
     upload.save();
     Ok(with_headers(StatusCode::NO_CONTENT, headers, Body::empty()))
@@ -84,7 +89,10 @@ pub(super) async fn finish(
 /// stands, so that a client can go on from there; the session stays as it is.
 async fn go_on(call: &Call, name: &ImageName, target: &Target, id: UploadId, body: Body) -> Result<Upload, Failure> {
     let repository = target.repository.key();
-    let mut upload = target.repository.upload(&target.image, id).await?;
+    let mut upload = target
+        .repository
+        .upload(&target.image, id, &call.caller.owner())
+        .await?;
     let length = expected(call, upload.offset())
         .map_err(|failure| failure.with_headers(session_headers(call, name, repository, id, upload.offset())))?;
     receive(call, repository, &mut upload, body, length).await?;
@@ -94,7 +102,10 @@ async fn go_on(call: &Call, name: &ImageName, target: &Target, id: UploadId, bod
 /// `DELETE` of an upload.
 pub(super) async fn cancel(call: &Call, name: &ImageName, id: UploadId) -> Result<Response, Failure> {
     let target = call.target(name, Action::Push)?;
-    let upload = target.repository.upload(&target.image, id).await?;
+    let upload = target
+        .repository
+        .upload(&target.image, id, &call.caller.owner())
+        .await?;
     upload.cancel().await?;
     Ok(with_headers(StatusCode::NO_CONTENT, HeaderMap::new(), Body::empty()))
 }

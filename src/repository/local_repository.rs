@@ -132,14 +132,19 @@ impl LocalRepository {
         Ok(self.image(image).exists().await?)
     }
 
-    /// Opens an upload.
-    pub async fn begin_upload(&self, image: &ImageName, algorithm: Option<Algorithm>) -> Result<Upload, Error> {
-        Ok(self.image(image).begin_upload(algorithm).await?)
+    /// Opens an upload, for whoever is to go on with it.
+    pub async fn begin_upload(
+        &self,
+        image: &ImageName,
+        algorithm: Option<Algorithm>,
+        owner: &str,
+    ) -> Result<Upload, Error> {
+        Ok(self.image(image).begin_upload(algorithm, owner).await?)
     }
 
     /// Takes up an upload again.
-    pub async fn upload(&self, image: &ImageName, id: UploadId) -> Result<Upload, Error> {
-        match self.image(image).upload(id).await? {
+    pub async fn upload(&self, image: &ImageName, id: UploadId, owner: &str) -> Result<Upload, Error> {
+        match self.image(image).upload(id, owner).await? {
             Some(upload) => Ok(upload),
             None => Err(upload_unknown(id).into()),
         }

@@ -43,7 +43,7 @@ pub use history::{Meaning, Move};
 pub use image::{Image, TagRecord};
 pub use keep::{Keeping, Reservation, Tidied};
 pub use spool::{SpoolFile, SpoolReader, VerifiedFile};
-pub use uploads::Upload;
+pub use uploads::{NOBODY, Upload};
 
 use blobs::Blobs;
 use disk::Disk;

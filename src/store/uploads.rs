@@ -2,7 +2,8 @@
 //!
 //! A session is a directory with the bytes and a note on whose they are. The hash so far is kept in memory only: when a
 //! session is taken up after a restart, its bytes are read again. One request works on a session at a time, and holds it
-//! by an [`Upload`]; whichever way that is dropped, what was appended stays and the session is free again.
+//! by an [`Upload`]; whichever way that is dropped, what was appended stays and the session is free again. A session
+//! belongs to whoever began it: for everybody else there is none.
 
 use std::collections::HashMap;
 use std::fs;
@@ -24,6 +25,9 @@ use super::{Options, blocking};
 use crate::oci::operation::UploadId;
 use crate::oci::{Algorithm, Digest};
 
+/// The owner of what was begun without saying who one is.
+pub const NOBODY: &str = "";
+
 /// All sessions.
 #[derive(Debug)]
 pub(super) struct Uploads {
@@ -38,6 +42,7 @@ pub(super) struct Uploads {
 #[derive(Debug)]
 struct Session {
     place: Place,
+    owner: Box<str>,
     algorithm: Algorithm,
     /// How long it had been idle when we came to know of it.
     idle_before: Duration,
@@ -58,6 +63,9 @@ enum State {
 struct Note {
     repository: String,
     image: String,
+    /// Not in the notes of older versions, which let everybody in.
+    #[serde(default)]
+    owner: String,
     algorithm: String,
     /// Seconds since 1970, for people.
     started: u64,
@@ -100,7 +108,7 @@ impl Uploads {
     }
 
     /// Makes room for a new session, which is busy from the start.
-    fn admit(self: &Arc<Self>, place: &Place, algorithm: Algorithm) -> Result<Hold, Error> {
+    fn admit(self: &Arc<Self>, place: &Place, owner: &str, algorithm: Algorithm) -> Result<Hold, Error> {
         self.space.check()?;
         let mut sessions = self.lock();
         if sessions.len() >= self.most {
@@ -109,6 +117,7 @@ impl Uploads {
         let id = UploadId::new();
         let session = Session {
             place: place.clone(),
+            owner: owner.into(),
             algorithm,
             idle_before: Duration::ZERO,
             touched: Instant::now(),
@@ -125,10 +134,11 @@ impl Uploads {
         })
     }
 
-    /// Takes a session up; none if it is not there, or not this image's.
-    fn hold(self: &Arc<Self>, id: UploadId, place: &Place) -> Result<Option<Hold>, Error> {
+    /// Takes a session up; none if it is not there, or another image's or owner's.
+    fn hold(self: &Arc<Self>, id: UploadId, place: &Place, owner: &str) -> Result<Option<Hold>, Error> {
         let mut sessions = self.lock();
-        let Some(session) = sessions.get_mut(&id).filter(|session| session.place == *place) else {
+        let is_meant = |session: &&mut Session| session.place == *place && *session.owner == *owner;
+        let Some(session) = sessions.get_mut(&id).filter(is_meant) else {
             return Ok(None);
         };
         self.occupy(id, session).map(Some).ok_or(Error::UploadBusy)
@@ -169,6 +179,7 @@ fn remembered(path: &Path) -> Option<Session> {
             repository: note.repository.parse().ok()?,
             image: note.image.parse().ok()?,
         },
+        owner: note.owner.into(),
         algorithm: note.algorithm.parse().ok()?,
         idle_before: SystemTime::now().duration_since(written).unwrap_or_default(),
         touched: Instant::now(),
@@ -188,7 +199,7 @@ struct Hold {
 
 impl Hold {
     /// Makes the files of a new session.
-    fn create(&self, place: &Place) -> Result<Growing, Error> {
+    fn create(&self, place: &Place, owner: &str) -> Result<Growing, Error> {
         let directory = self.uploads.blobs.layout.upload(self.id);
         fs::create_dir(&directory).map_err(Error::disk(&directory))?;
         let now = SystemTime::now()
@@ -197,6 +208,7 @@ impl Hold {
         let note = Note {
             repository: place.repository.to_string(),
             image: place.image.to_string(),
+            owner: owner.to_owned(),
             algorithm: self.algorithm.to_string(),
             started: now.as_secs(),
         };
@@ -336,13 +348,13 @@ impl Drop for Upload {
 
 impl Image {
     /// Begins an upload into this image. Naming the algorithm of the final digest saves reading the bytes again.
-    pub async fn begin_upload(&self, algorithm: Option<Algorithm>) -> Result<Upload, Error> {
+    pub async fn begin_upload(&self, algorithm: Option<Algorithm>, owner: &str) -> Result<Upload, Error> {
         let hold = self
             .inner
             .uploads
-            .admit(&self.place, algorithm.unwrap_or(Algorithm::Sha256))?;
-        let image = self.clone();
-        blocking(move || match hold.create(&image.place) {
+            .admit(&self.place, owner, algorithm.unwrap_or(Algorithm::Sha256))?;
+        let (image, owner) = (self.clone(), owner.to_owned());
+        blocking(move || match hold.create(&image.place, &owner) {
             Ok(growing) => Ok(Upload::new(image, hold, growing)),
             Err(error) => {
                 hold.end();
@@ -352,9 +364,9 @@ impl Image {
         .await
     }
 
-    /// Takes up an upload into this image; none if there is no such one.
-    pub async fn upload(&self, id: UploadId) -> Result<Option<Upload>, Error> {
-        let Some(hold) = self.inner.uploads.hold(id, &self.place)? else {
+    /// Takes up an upload into this image; none if there is no such one, or it is somebody else's.
+    pub async fn upload(&self, id: UploadId, owner: &str) -> Result<Option<Upload>, Error> {
+        let Some(hold) = self.inner.uploads.hold(id, &self.place, owner)? else {
             return Ok(None);
         };
         let image = self.clone();

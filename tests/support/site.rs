@@ -11,7 +11,7 @@ use entrepot::oci::media_type::OCI_MANIFEST;
 use entrepot::oci::{Digest, ImageName, Manifest, Reference};
 use entrepot::repository::router::Hints;
 use entrepot::repository::{Error, Repositories, Route, Served};
-use entrepot::store::Store;
+use entrepot::store::{NOBODY, Store};
 use entrepot::telemetry::Metrics;
 use tempfile::TempDir;
 
@@ -88,7 +88,7 @@ impl Site {
         let route = self.route(name);
         let target = route.repository.push_target().expect("it takes pushes");
         let config = Bytes::from(content.to_owned());
-        let mut upload = target.begin_upload(&route.image, None).await?;
+        let mut upload = target.begin_upload(&route.image, None, NOBODY).await?;
         upload.append(&config)?;
         upload.finish(&digest(&config)).await?;
         let text = format!(

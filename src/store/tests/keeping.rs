@@ -54,7 +54,7 @@ async fn fetch(store: &Store, name: &str, bytes: &[u8]) -> Digest {
 }
 
 async fn push(image: &Image, bytes: &[u8]) -> Digest {
-    let mut upload = image.begin_upload(None).await.unwrap();
+    let mut upload = image.begin_upload(None, NOBODY).await.unwrap();
     upload.append(bytes).unwrap();
     let digest = Digest::of(Algorithm::Sha256, bytes);
     upload.finish(&digest).await.unwrap();
@@ -391,7 +391,7 @@ async fn pushes_are_refused_while_too_little_is_free_and_taken_again_after_it() 
     let store = Store::open(full, Arc::new(Metrics::new().unwrap())).await.unwrap();
     let (local, image) = (of_local(&store, "a"), of_hub(&store, "a"));
     let low = |error: Error| matches!(error, Error::LowSpace { .. }) && error.is_full();
-    assert!(low(local.begin_upload(None).await.unwrap_err()));
+    assert!(low(local.begin_upload(None, NOBODY).await.unwrap_err()));
     let (document, contents) = manifest("one", None);
     assert!(low(local.put_manifest(&document, &contents, &[]).await.unwrap_err()));
     assert_eq!(

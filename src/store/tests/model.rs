@@ -163,11 +163,11 @@ impl Model {
             }
             Step::Upload(number, blob) => {
                 let image = image_of(store, *number);
-                let mut upload = image.begin_upload(None).await.unwrap();
+                let mut upload = image.begin_upload(None, NOBODY).await.unwrap();
                 let id = upload.id();
                 upload.append(BLOBS[*blob]).unwrap();
                 upload.save();
-                let upload = image.upload(id).await.unwrap().unwrap();
+                let upload = image.upload(id, NOBODY).await.unwrap().unwrap();
                 upload.finish(&self.blobs[*blob]).await.unwrap();
                 self.images[*number].blobs.insert(*blob);
             }
