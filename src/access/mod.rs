@@ -14,6 +14,7 @@ pub mod robots;
 mod signer;
 
 pub use identity::{Grant, Identity, Kind, Principal};
+pub use passwords::{PasswordError, hash_password};
 pub use policies::Policies;
 pub use robots::Robots;
 pub use signer::{Minted, SigningKey};
@@ -111,6 +112,11 @@ impl Access {
             }
             Presented::Certificate(_) => Err(Unidentified::Unknown),
         }
+    }
+
+    /// Whether there are tokens for robots.
+    pub const fn has_robots(&self) -> bool {
+        self.robots.is_some()
     }
 
     /// Who was given this token for new ones.

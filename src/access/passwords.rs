@@ -70,6 +70,46 @@ pub(super) fn is_right(password: &str, hash: &Secret) -> bool {
     bcrypt::verify(password, hash.reveal()).unwrap_or_default()
 }
 
+/// What a password is hashed with that somebody chooses now: some tenths of a second.
+const COST: u32 = 12;
+/// bcrypt looks at no more bytes.
+const LONGEST: usize = 72;
+
+/// Why there is no line for the password file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PasswordError {
+    /// Nobody can be called that.
+    #[error("a user's name is not empty and has no `:`, no space and no control character in it")]
+    User,
+    /// Everybody would guess it.
+    #[error("the password is empty")]
+    Empty,
+    /// The rest would not count.
+    #[error("the password has more than {LONGEST} bytes: bcrypt would leave out the rest")]
+    TooLong,
+    /// It would be cut there.
+    #[error("the password has a NUL in it")]
+    Nul,
+    /// It could not be computed.
+    #[error("the password could not be hashed: {0}")]
+    Failed(String),
+}
+
+/// A line for the password file.
+pub fn hash_password(user: &str, password: &str) -> Result<String, PasswordError> {
+    if user.is_empty() || user.contains(|c: char| c == ':' || c.is_whitespace() || c.is_control()) {
+        return Err(PasswordError::User);
+    }
+    match password {
+        "" => return Err(PasswordError::Empty),
+        long if long.len() > LONGEST => return Err(PasswordError::TooLong),
+        cut if cut.contains('\0') => return Err(PasswordError::Nul),
+        _ => {}
+    }
+    let hash = bcrypt::hash(password, COST).map_err(|error| PasswordError::Failed(error.to_string()))?;
+    Ok(format!("{user}:{hash}"))
+}
+
 /// A hash of the same cost that no password is known to have.
 fn nobodys(like: &str) -> Secret {
     const ALPHABET: &[u8; 64] = b"./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";

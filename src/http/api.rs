@@ -39,6 +39,8 @@ pub(super) struct Ask {
     identity: OnceLock<Identity>,
     /// What it is about, once that is known; the first, of several.
     subject: OnceLock<Subject>,
+    /// The name of the token that it is about.
+    token: OnceLock<String>,
     id: RequestId,
     began: Instant,
 }
@@ -154,6 +156,7 @@ impl Ask {
             site,
             identity: OnceLock::new(),
             subject: OnceLock::new(),
+            token: OnceLock::new(),
             id: RequestId::of(&parts.headers),
             parts,
             began: Instant::now(),
@@ -266,11 +269,30 @@ impl Ask {
     }
 
     /// Who asks, if they may do this with everything.
-    #[expect(dead_code, reason = "what robots may is changed by who may do everything")]
     pub(super) async fn allowed_everywhere(&self, action: Action) -> Result<Caller, Failure> {
         let caller = self.caller().await?;
         self.gate(&caller).everywhere(action)?;
         Ok(caller)
+    }
+
+    /// What the configuration means.
+    pub(super) fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// What the request is called.
+    pub(super) const fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// What its path ends in. Ids and names have nothing in them that would be escaped.
+    pub(super) fn last_segment(&self) -> &str {
+        self.parts.uri.path().rsplit('/').next().unwrap_or_default()
+    }
+
+    /// That it is about the token with this name, for the audit.
+    pub(super) fn about_token(&self, name: &str) {
+        let _ = self.token.set(name.to_owned());
     }
 
     /// The one way to the repositories.
@@ -347,7 +369,7 @@ impl Ask {
             Err(failure) => told.ended(failure.status(), Some(failure.message())),
         };
         let looks = matches!(self.parts.method, Method::GET | Method::HEAD);
-        let Some(action) = audited(self.parts.uri.path()) else {
+        let Some(action) = audited(&self.parts.method, self.parts.uri.path()) else {
             return;
         };
         if looks && outcome(told.status) != Outcome::Denied {
@@ -358,26 +380,28 @@ impl Ask {
             action,
             repository: subject.map(|subject| subject.repository.as_str()),
             image: subject.map(|subject| subject.image.as_str()),
-            reference: subject.map(|subject| subject.reference.as_str()),
+            reference: subject.map(|subject| subject.reference.as_str()).or(self.token.get().map(String::as_str)),
             ..told
         });
     }
 }
 
 /// What the audit calls what is done at a path.
-fn audited(path: &str) -> Option<&'static str> {
+fn audited(method: &Method, path: &str) -> Option<&'static str> {
     Some(match path.strip_prefix("/api/v1/")? {
         "tags/history" => "history",
         "tags/pin" => "pin",
         "tags/unpin" => "unpin",
         "tags/rollback" => "rollback",
         "prefetch" => "prefetch",
-        tokens if tokens == "tokens" || tokens.starts_with("tokens/") => "tokens",
+        "tokens" if *method == Method::POST => "create-token",
+        "tokens" => "list-tokens",
+        token if token.starts_with("tokens/") => "revoke-token",
         _ => return None,
     })
 }
 
-fn json(status: StatusCode, bytes: Vec<u8>) -> Response {
+pub(super) fn json(status: StatusCode, bytes: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = status;
     let json = HeaderValue::from_static("application/json");

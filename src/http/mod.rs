@@ -32,6 +32,7 @@ mod shield;
 pub mod site;
 pub mod tls;
 mod token;
+mod tokens;
 
 use std::fmt;
 

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use tower::util::MapResponseLayer;
 
 use super::shield::shield;
 use super::site::Front;
-use super::{api, dispatch, prefetch, probes, token};
+use super::{api, dispatch, prefetch, probes, token, tokens};
 
 /// A path of its own on the main address. The distribution API is not among them: it has the name in the middle of its
 /// paths, and a key may stand before `/v2`, so it is the fallback, and one pure function reads those paths
@@ -22,13 +22,15 @@ pub enum Endpoint {
     Healthy,
     Ready,
     Metrics,
-    Token,
+    Mint,
     Description,
     TagHistory,
     PinTag,
     UnpinTag,
     RollBackTag,
     Prefetch,
+    Tokens,
+    Token,
 }
 
 impl Endpoint {
@@ -39,13 +41,15 @@ impl Endpoint {
         Self::Healthy,
         Self::Ready,
         Self::Metrics,
-        Self::Token,
+        Self::Mint,
         Self::Description,
         Self::TagHistory,
         Self::PinTag,
         Self::UnpinTag,
         Self::RollBackTag,
         Self::Prefetch,
+        Self::Tokens,
+        Self::Token,
     ];
 
     /// Where it is.
@@ -56,13 +60,15 @@ impl Endpoint {
             Self::Healthy => "/healthz",
             Self::Ready => "/readyz",
             Self::Metrics => "/metrics",
-            Self::Token => "/token",
+            Self::Mint => "/token",
             Self::Description => "/api/v1/openapi.json",
             Self::TagHistory => "/api/v1/tags/history",
             Self::PinTag => "/api/v1/tags/pin",
             Self::UnpinTag => "/api/v1/tags/unpin",
             Self::RollBackTag => "/api/v1/tags/rollback",
             Self::Prefetch => "/api/v1/prefetch",
+            Self::Tokens => "/api/v1/tokens",
+            Self::Token => "/api/v1/tokens/{id}",
         }
     }
 
@@ -76,8 +82,10 @@ impl Endpoint {
             | Self::Metrics
             | Self::Description
             | Self::TagHistory => &["GET"],
-            Self::Token => &["GET", "POST"],
+            Self::Mint => &["GET", "POST"],
             Self::PinTag | Self::UnpinTag | Self::RollBackTag | Self::Prefetch => &["POST"],
+            Self::Tokens => &["GET", "POST"],
+            Self::Token => &["DELETE"],
         }
     }
 
@@ -87,13 +95,15 @@ impl Endpoint {
             Self::Live => return get(probes::live),
             Self::Healthy | Self::Ready => return get(probes::ready),
             Self::Metrics => return get(probes::metrics),
-            Self::Token => return get(token::get).post(token::post).fallback(token::wrong_method),
+            Self::Mint => return get(token::get).post(token::post).fallback(token::wrong_method),
             Self::Description => get(api::description),
             Self::TagHistory => get(api::history),
             Self::PinTag => post(api::pin),
             Self::UnpinTag => post(api::unpin),
             Self::RollBackTag => post(api::roll_back),
             Self::Prefetch => post(prefetch::prefetch),
+            Self::Tokens => get(tokens::list).post(tokens::create),
+            Self::Token => delete(tokens::revoke),
         };
         answered.fallback(api::wrong_method)
     }
