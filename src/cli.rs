@@ -6,12 +6,16 @@
 )]
 
 mod api;
+mod credentials;
+mod passwd;
+mod token;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -63,6 +67,52 @@ enum Command {
     Tags(Tags),
     /// Fill the cache ahead of time.
     Prefetch(Prefetch),
+    /// Read a password from the terminal or the standard input, and print a line for the password file (`auth.htpasswd`).
+    Passwd {
+        /// The user.
+        user: String,
+    },
+    /// Tokens for robots: for what they are needed, until they expire, shown once.
+    #[command(subcommand)]
+    Token(Token),
+}
+
+#[derive(Debug, Subcommand)]
+enum Token {
+    /// Make one, and print it: nobody can see it again.
+    Create(NewToken),
+    /// What there is: for what, until when, by whom, last used when.
+    List {
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Let one be refused from now on.
+    Revoke {
+        /// Its name or id.
+        token: String,
+        #[command(flatten)]
+        server: Server,
+    },
+}
+
+#[derive(Debug, Args)]
+struct NewToken {
+    /// What it is called in the audit and in the list: letters, digits, `-`, `_`, `.`.
+    name: String,
+    /// What it may do: `pull`, `push`, `delete`, `admin`; several with commas.
+    #[arg(long, value_name = "WORD", value_delimiter = ',', required = true)]
+    may: Vec<String>,
+    /// Where: a pattern over `repository/image`, as `docker/team/**`; may be given several times.
+    #[arg(long, value_name = "PATTERN", required = true)]
+    on: Vec<String>,
+    /// For how long: `12h`, `30d`; 90 days without it.
+    #[arg(long, value_name = "TIME", value_parser = lifetime, conflicts_with = "never_expires")]
+    expires_in: Option<Duration>,
+    /// Until it is revoked.
+    #[arg(long)]
+    never_expires: bool,
+    #[command(flatten)]
+    server: Server,
 }
 
 /// Where the server is, and how to tell what it says.
@@ -158,6 +208,8 @@ pub fn run() -> ExitCode {
         Some(Command::Reindex(file)) => reindex(&file.or(cli.file)),
         Some(Command::Healthcheck(file)) => health(&file.or(cli.file)),
         Some(Command::Tags(command)) => tags(&command),
+        Some(Command::Passwd { user }) => passwd::passwd(&user),
+        Some(Command::Token(command)) => tokens(&command),
         Some(Command::Prefetch(wanted)) => {
             let Prefetch {
                 images,
@@ -168,6 +220,39 @@ pub fn run() -> ExitCode {
             api::prefetch(&server.url(), images, file.as_deref(), &platforms, server.json)
         }
     }
+}
+
+fn tokens(command: &Token) -> ExitCode {
+    match command {
+        Token::Create(new) => {
+            let wanted = token::NewToken {
+                name: &new.name,
+                may: &new.may,
+                on: &new.on,
+                expires_in: new.expires_in,
+                never_expires: new.never_expires,
+            };
+            token::create(&new.server.url(), &wanted, new.server.json)
+        }
+        Token::List { server } => token::list(&server.url(), server.json),
+        Token::Revoke { token, server } => token::revoke(&server.url(), token, server.json),
+    }
+}
+
+/// `90s`, `30m`, `12h`, `30d`.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let wrong = || "a number and a unit: `30m`, `12h`, `90d`".to_owned();
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 24 * 3600,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    let seconds = number.checked_mul(seconds).filter(|seconds| *seconds > 0);
+    seconds.map(Duration::from_secs).ok_or_else(wrong)
 }
 
 fn tags(command: &Tags) -> ExitCode {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
+use super::credentials;
 use crate::http::client::{Answer, Client};
 
 /// What to do with a tag.
@@ -19,7 +20,7 @@ pub(super) enum TagCommand<'a> {
 }
 
 /// Why a command came to nothing.
-enum Failure {
+pub(super) enum Failure {
     /// It was not said right.
     Usage(String),
     /// It was, and did not work.
@@ -103,7 +104,7 @@ fn name(document: &Value) -> String {
     format!("{}/{}:{}", part("repository"), part("image"), part("tag"))
 }
 
-fn text<'a>(document: &'a Value, key: &str) -> &'a str {
+pub(super) fn text<'a>(document: &'a Value, key: &str) -> &'a str {
     document[key].as_str().unwrap_or("?")
 }
 
@@ -212,8 +213,11 @@ fn clear(shows: bool) {
     }
 }
 
-fn client(server: &str) -> Result<Client, Failure> {
-    Client::new(server).map_err(|error| Failure::Usage(format!("{error:#}")))
+/// A client of this server, as whoever we are to it.
+pub(super) fn client(server: &str) -> Result<Client, Failure> {
+    let client = Client::new(server).map_err(|error| Failure::Usage(format!("{error:#}")))?;
+    let login = credentials::find(&client.authority());
+    Ok(client.with_login(login))
 }
 
 /// An answer, unless it is a refusal.
@@ -228,18 +232,22 @@ async fn accepted(answer: Answer) -> Result<Answer, Failure> {
         || format!("the server answered {status}, and not as this version expects"),
         str::to_owned,
     );
+    let message = match status.as_u16() {
+        401 => format!("{message} (`docker login` to the server, or set ENTREPOT_TOKEN)"),
+        _ => message,
+    };
     Err(match status.as_u16() {
         400 | 413 | 415 => Failure::Usage(message),
         _ => Failure::Trouble(message),
     })
 }
 
-async fn document(answer: Answer) -> Result<Value, Failure> {
+pub(super) async fn document(answer: Answer) -> Result<Value, Failure> {
     let text = accepted(answer).await?.text().await?;
     Ok(serde_json::from_str(&text).context("the server says what this version does not know")?)
 }
 
-fn run(work: impl Future<Output = Result<(), Failure>>) -> ExitCode {
+pub(super) fn run(work: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     let mut usage = false;
     let code = super::block_on(async {
         work.await.map_err(|failure| match failure {

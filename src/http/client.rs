@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use base64::Engine as _;
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -15,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Url;
+
+use crate::config::Secret;
 
 /// For the connection and its TLS handshake.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -31,6 +34,23 @@ pub struct Client {
     server: Url,
     host: String,
     port: u16,
+    login: Option<Login>,
+}
+
+/// Who we are to a server.
+#[derive(Clone, Debug)]
+pub enum Login {
+    /// A user and their password, or what stands for one.
+    Password {
+        /// The user.
+        user: String,
+        /// The password.
+        password: Secret,
+    },
+    /// A token that is shown as it is.
+    Token(Secret),
+    /// A token for tokens.
+    Refresh(Secret),
 }
 
 /// An answer whose body comes.
@@ -65,7 +85,25 @@ impl Client {
         let port = server
             .port_or_known_default()
             .context("the server's address has no port")?;
-        Ok(Self { server, host, port })
+        Ok(Self {
+            server,
+            host,
+            port,
+            login: None,
+        })
+    }
+
+    /// The same as somebody.
+    pub fn with_login(self, login: Option<Login>) -> Self {
+        Self { login, ..self }
+    }
+
+    /// The server's host, with its port where it is not the usual one: what logins are kept under.
+    pub fn authority(&self) -> String {
+        match self.server.port() {
+            Some(port) => format!("{}:{port}", self.host),
+            None => self.host.clone(),
+        }
     }
 
     /// Asks for a path.
@@ -78,18 +116,65 @@ impl Client {
         self.send(Method::POST, path, document.to_string().into()).await
     }
 
+    /// Removes what a path names.
+    pub async fn delete(&self, path: &str) -> anyhow::Result<Answer> {
+        self.send(Method::DELETE, path, Bytes::new()).await
+    }
+
     async fn send(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Answer> {
-        let authority = match self.server.port() {
-            Some(port) => format!("{}:{port}", self.host),
-            None => self.host.clone(),
+        let mut request = self.request(method, path, "application/json", body)?;
+        if let Some(proof) = self.proof().await? {
+            request.headers_mut().insert(header::AUTHORIZATION, proof);
+        }
+        self.exchange(request).await
+    }
+
+    /// What says who we are. Basic is taken everywhere, so nobody has to ask for a token first who has a password.
+    async fn proof(&self) -> anyhow::Result<Option<HeaderValue>> {
+        let text = match &self.login {
+            None => return Ok(None),
+            Some(Login::Token(token)) => format!("Bearer {}", token.reveal()),
+            Some(Login::Refresh(token)) => format!("Bearer {}", self.token_for(token).await?.reveal()),
+            Some(Login::Password { user, password }) => {
+                let plain = format!("{user}:{}", password.reveal());
+                format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(plain))
+            }
         };
-        let request = Request::builder()
+        let mut value = HeaderValue::try_from(text).context("the login has what no header can have in it")?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+
+    /// A token for a token for tokens.
+    async fn token_for(&self, refresh: &Secret) -> anyhow::Result<Secret> {
+        let form = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("grant_type", "refresh_token")
+            .append_pair("refresh_token", refresh.reveal())
+            .append_pair("client_id", "entrepot")
+            .append_pair("service", &self.authority())
+            .finish();
+        let form_type = "application/x-www-form-urlencoded";
+        let request = self.request(Method::POST, "/token", form_type, form.into())?;
+        let answer = self.exchange(request).await?;
+        if !answer.status.is_success() {
+            bail!("the login is not taken any more ({}): log in again", answer.status);
+        }
+        let document: serde_json::Value = serde_json::from_str(&answer.text().await?)?;
+        let token = document["access_token"].as_str().or_else(|| document["token"].as_str());
+        Ok(Secret::new(token.context("the server gave no token")?))
+    }
+
+    fn request(&self, method: Method, path: &str, kind: &str, body: Bytes) -> anyhow::Result<Request<Full<Bytes>>> {
+        Ok(Request::builder()
             .method(method)
             .uri(path)
-            .header(header::HOST, authority)
-            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::HOST, self.authority())
+            .header(header::CONTENT_TYPE, kind)
             .header(header::USER_AGENT, concat!("entrepot/", env!("CARGO_PKG_VERSION")))
-            .body(Full::new(body))?;
+            .body(Full::new(body))?)
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
         let asked = async {
             let address = (self.host.trim_matches(['[', ']']), self.port);
             let stream = TcpStream::connect(address).await?;
