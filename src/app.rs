@@ -82,7 +82,7 @@ impl App {
         let audit = audit(&config, &metrics)?;
         let signing_key = identities::signing_key(&store).await?;
         let robots = Arc::new(identities::robots(&store).await?);
-        let access = Access::new(&config.auth, &signing_key, &robots, None);
+        let access = Access::new(&config.auth, &signing_key, &robots, None).map_err(anyhow::Error::msg)?;
         let site = site(&config, repositories, access, audit);
         let front = Arc::new(Front::new(site, store, robots, Arc::clone(&metrics)));
         let limits = door_limits(&config);
@@ -215,6 +215,8 @@ impl App {
             .context("an upstream cannot be used")?;
         // What can fail comes first, and what was done before a failure is undone.
         let audit = audit(&config, &front.metrics)?;
+        let access = Access::new(&config.auth, &self.signing_key, &front.robots, Some(&before.access))
+            .map_err(anyhow::Error::msg)?;
         if let Some(tls) = &config.server.tls {
             Tls::load(tls)?;
         }
@@ -230,7 +232,6 @@ impl App {
             running.replace(new)?;
         }
         self.door.exempt(&config.server.trusted_proxies);
-        let access = Access::new(&config.auth, &self.signing_key, &front.robots, Some(&before.access));
         front.site.store(Arc::new(site(&config, repositories, access, audit)));
         for warning in warnings {
             tracing::warn!(warning = %warning.line(), "configuration");

@@ -7,11 +7,17 @@
 mod attempts;
 pub mod certificate;
 mod checks;
+mod claims;
+pub mod directory;
 pub mod identity;
+mod issuer_keys;
+mod issuers;
+mod jws;
 mod passwords;
 pub mod policies;
 pub mod robots;
 mod signer;
+mod trust;
 
 pub use identity::{Grant, Identity, Kind, Principal};
 pub use passwords::{PasswordError, hash_password};
@@ -26,6 +32,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use attempts::Attempts;
 use checks::{Checks, Mark};
+use directory::Directory;
+use issuers::Issuers;
 use passwords::{Entry, Passwords};
 use signer::{Bearer, Claims, Purpose, Reading, Signer, Subject};
 
@@ -74,24 +82,34 @@ pub struct Access {
     passwords: Passwords,
     /// None, when there are to be no tokens for them.
     robots: Option<Arc<Robots>>,
+    issuers: Issuers,
+    directory: Option<Directory>,
     signer: Signer,
     checks: Arc<Checks>,
     attempts: Arc<Attempts>,
 }
 
 impl Access {
-    /// What a configuration says. What was learned under the one before is taken on, where it is still true.
-    pub fn new(config: &AuthConfig, key: &SigningKey, robots: &Arc<Robots>, before: Option<&Self>) -> Self {
+    /// What a configuration says. What was learned under the one before is taken on, where it is still true. An error
+    /// says what of it cannot be used.
+    pub fn new(
+        config: &AuthConfig,
+        key: &SigningKey,
+        robots: &Arc<Robots>,
+        before: Option<&Self>,
+    ) -> Result<Self, String> {
         let checks = before.map_or_else(|| Arc::new(Checks::new()), |before| Arc::clone(&before.checks));
         let attempts = before.map_or_else(|| Arc::new(Attempts::new()), |before| Arc::clone(&before.attempts));
-        Self {
+        Ok(Self {
             policies: Policies::new(config),
             passwords: Passwords::new(&config.htpasswd),
             robots: config.tokens.then(|| Arc::clone(robots)),
+            issuers: Issuers::new(&config.oidc, before.map(|before| &before.issuers))?,
+            directory: config.ldap.as_ref().map(Directory::new).transpose()?,
             signer: Signer::new(key),
             checks,
             attempts,
-        }
+        })
     }
 
     /// Who shows this. `client` is where they ask from: who guesses is made to wait.
@@ -102,15 +120,22 @@ impl Access {
                 if robots::is_secret(password) {
                     return self.robot(password);
                 }
+                if let Some(workload) = self.issuers.identify(password, SystemTime::now()).await {
+                    return workload.map(known);
+                }
                 self.user(user, password, client).await
             }
             Presented::Token(token) => {
                 if robots::is_secret(token) {
                     return self.robot(token);
                 }
+                if let Some(workload) = self.issuers.identify(token, SystemTime::now()).await {
+                    return workload.map(known);
+                }
                 self.bearer(Purpose::Access, token)
             }
-            Presented::Certificate(_) => Err(Unidentified::Unknown),
+            // Who vouches for it, the handshake has asked.
+            Presented::Certificate(user) => Ok(known(Principal::new(Kind::User, user))),
         }
     }
 
@@ -136,8 +161,13 @@ impl Access {
         Some(self.signer.mint(Purpose::Refresh, subject, SystemTime::now()))
     }
 
-    /// A user of the password file.
+    /// A user of the password file; or of the directory, if that does not know them.
     async fn user(&self, user: &str, password: &str, client: IpAddr) -> Result<Identity, Unidentified> {
+        if let Some(directory) = &self.directory
+            && self.passwords.get(user).is_none()
+        {
+            return self.user_of(directory, user, password, client).await;
+        }
         let Some(entry) = self.passwords.entry(user) else {
             return Err(Unidentified::Unknown);
         };
@@ -151,6 +181,36 @@ impl Access {
         } else {
             Err(Unidentified::Unknown)
         }
+    }
+
+    /// A user of a directory. What it says of them does not hold for long.
+    async fn user_of(
+        &self,
+        directory: &Directory,
+        user: &str,
+        password: &str,
+        client: IpAddr,
+    ) -> Result<Identity, Unidentified> {
+        let mark = directory::mark(&self.checks, user, password);
+        let groups = match directory.remembered(&mark) {
+            Some(groups) => Some(groups),
+            None => {
+                if let Some(retry_after) = self.attempts.pause(client, user, Instant::now()) {
+                    return Err(Unidentified::Busy { retry_after });
+                }
+                directory.check(user, password, mark).await?
+            }
+        };
+        let Some(groups) = groups else {
+            self.attempts.failed(client, user, mark, Instant::now());
+            return Err(Unidentified::Unknown);
+        };
+        self.attempts.succeeded(client, user);
+        Ok(known(Principal {
+            groups: groups.as_ref().clone(),
+            until: Some(SystemTime::now() + directory::REMEMBERED),
+            ..Principal::new(Kind::User, user)
+        }))
     }
 
     /// Compares a password with a hash, unless too many wrong ones came from there.
@@ -255,6 +315,10 @@ impl Access {
             until: known.until,
         }
     }
+}
+
+fn known(principal: Principal) -> Identity {
+    Identity::Known(Arc::new(principal))
 }
 
 fn principal(kind: Kind, claims: &Claims) -> Principal {

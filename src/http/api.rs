@@ -380,7 +380,9 @@ impl Ask {
             action,
             repository: subject.map(|subject| subject.repository.as_str()),
             image: subject.map(|subject| subject.image.as_str()),
-            reference: subject.map(|subject| subject.reference.as_str()).or(self.token.get().map(String::as_str)),
+            reference: subject
+                .map(|subject| subject.reference.as_str())
+                .or(self.token.get().map(String::as_str)),
             ..told
         });
     }
