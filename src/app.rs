@@ -78,14 +78,22 @@ impl App {
         let store = Store::open(store_options(&config), Arc::clone(&metrics))
             .await
             .with_context(|| format!("the store at {} cannot be opened", config.storage.path.display()))?;
-        let repositories = Repositories::new(&config, &store, &metrics, None).context("an upstream cannot be used")?;
+        // The limits that hold are those that the system has room for.
+        let wired = Config {
+            server: config::ServerConfig {
+                limits: door_limits(&config),
+                ..config.server.clone()
+            },
+            ..config.clone()
+        };
+        let repositories = Repositories::new(&wired, &store, &metrics, None).context("an upstream cannot be used")?;
         let audit = audit(&config, &metrics)?;
         let signing_key = identities::signing_key(&store).await?;
         let robots = Arc::new(identities::robots(&store).await?);
         let access = Access::new(&config.auth, &signing_key, &robots, None).map_err(anyhow::Error::msg)?;
         let site = site(&config, repositories, access, audit);
         let front = Arc::new(Front::new(site, store, robots, Arc::clone(&metrics)));
-        let limits = door_limits(&config);
+        let limits = wired.server.limits;
         let door = Door::new(&limits, Arc::clone(&metrics), routes::main(Arc::clone(&front)));
         door.exempt(&config.server.trusted_proxies);
         let limits = Limits {

@@ -308,7 +308,7 @@ async fn at_the_limit_others_wait_their_turn() {
 }
 
 #[tokio::test]
-async fn a_panic_ends_its_own_connection_only() {
+async fn a10_a_panic_ends_its_own_connection_only() {
     let site = Site::open(1, PATIENT, None).await;
     for _ in 0..3 {
         assert_eq!(

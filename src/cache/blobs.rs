@@ -92,6 +92,7 @@ impl Inner {
             return Ok(None);
         }
         self.check_online()?;
+        let _held = self.begin_miss()?;
         let asked = self.negative.asked();
         let answer = self.upstream.head_blob(image, digest).await;
         let size = self.judge(answer)?;
@@ -125,6 +126,11 @@ impl Inner {
     pub(super) fn fetch(&self, image: &ImageName, digest: &Digest, is_ahead: bool) -> Result<(Fetch, bool), Error> {
         self.check_online()?;
         let inner = self.myself.upgrade().ok_or(Error::Lost)?;
+        // Who joins what is under way costs hardly more than a hit.
+        let held = match self.fetches.under_way(digest) {
+            Some(_) => None,
+            None => Some(self.begin_miss()?),
+        };
         Ok(self.fetches.join_or_start(digest, |room| {
             let (tell, told) = watch::channel(State::Asking);
             let fetch = Fetch {
@@ -142,7 +148,10 @@ impl Inner {
                 also: Arc::clone(&fetch.also),
                 is_ahead,
             };
-            tokio::spawn(task.run(room, tell));
+            tokio::spawn(async move {
+                let _held = held;
+                task.run(room, tell).await;
+            });
             fetch
         }))
     }

@@ -21,6 +21,9 @@ pub enum Error {
         /// Which.
         host: Arc<str>,
     },
+    /// Too much is fetched at the moment.
+    #[error("too much is being fetched at the moment; what is here already is served")]
+    Overloaded,
     /// Our own store failed.
     #[error("the store failed: {0}")]
     Store(#[source] Arc<store::Error>),

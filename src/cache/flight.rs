@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_frees_the_place_and_tells_those_who_wait() {
+    async fn a10_a_panic_frees_the_place_and_tells_those_who_wait() {
         let flights: Flights<&str, Flight<usize>> = Flights::default();
         let gate = Arc::new(Notify::new());
         let wait = Arc::clone(&gate);

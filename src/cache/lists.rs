@@ -13,6 +13,7 @@ impl Inner {
             return Ok(Some(self.only_stored(stored, &why)));
         }
         self.check_online()?;
+        let _held = self.begin_miss()?;
         let answer = self.upstream.tags(image).await;
         match self.judge(answer) {
             Ok(tags) => Ok(tags.map(Cached::miss)),
@@ -29,6 +30,7 @@ impl Inner {
             return Ok(Some(self.only_stored(stored, &why)));
         }
         self.check_online()?;
+        let _held = self.begin_miss()?;
         let answer = self.upstream.referrers(image, subject).await;
         match self.judge(answer) {
             Ok(known) => {

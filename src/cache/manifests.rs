@@ -164,7 +164,10 @@ impl Inner {
 
     /// Waits a moment for upstream; then the copy is served, and the question goes on.
     async fn revalidate(&self, image: &ImageName, tag: &Tag, held: Held) -> Answer<Manifest> {
-        let (question, joined) = self.question(image, &Reference::Tag(tag.clone()))?;
+        let (question, joined) = match self.question(image, &Reference::Tag(tag.clone())) {
+            Err(error @ Error::Overloaded) => return Ok(Some(self.stale(held, &describe(&error)))),
+            begun => begun?,
+        };
         if joined {
             self.metrics.joined(self.key.as_str());
         }
@@ -233,9 +236,14 @@ impl Inner {
             return Err(Error::Lost);
         };
         let key = (image.clone(), reference.clone());
+        let held = match self.questions.under_way(&key) {
+            Some(_) => None,
+            None => Some(self.begin_miss()?),
+        };
         Ok(self.questions.run(&key, || {
             let (image, reference) = (image.clone(), reference.clone());
             async move {
+                let _held = held;
                 let asked = inner.negative.asked();
                 let told = match &reference {
                     Reference::Tag(tag) => inner.ask_for_tag(&image, tag).await,

@@ -18,6 +18,7 @@ mod fetch;
 mod flight;
 mod freshness;
 mod lists;
+pub mod load;
 mod manifests;
 mod moved;
 mod negative;
@@ -46,6 +47,7 @@ use ahead::Ahead;
 use blobs::Fetch;
 use flight::{Flight, Flights};
 use freshness::Freshness;
+use load::{Class, Held, Load};
 use manifests::Told;
 use negative::Negative;
 use outage::Outage;
@@ -126,6 +128,7 @@ struct Inner {
     upstream: Upstream,
     host: Arc<str>,
     metrics: Arc<Metrics>,
+    load: Arc<Load>,
     freshness: Freshness,
     revalidate_timeout: Duration,
     /// For tasks that outlive the request that began them.
@@ -160,6 +163,7 @@ impl PullThrough {
         manifest_limit: u64,
         store: Store,
         metrics: Arc<Metrics>,
+        load: Arc<Load>,
     ) -> Result<Self, upstream::Error> {
         let upstream = Upstream::new(key, config, manifest_limit, Arc::clone(&metrics))?;
         let keeping = Keeping {
@@ -173,6 +177,7 @@ impl PullThrough {
             host: upstream.host().into(),
             upstream,
             metrics,
+            load,
             freshness: Freshness::new(config),
             revalidate_timeout: config.revalidate_timeout,
             myself: Weak::clone(myself),
@@ -419,6 +424,14 @@ impl Inner {
             return Err(Error::Offline { host });
         }
         Ok(())
+    }
+
+    /// An error, if as much is asked and fetched as may be.
+    fn begin_miss(&self) -> Result<Held, Error> {
+        self.load.begin(Class::Miss).ok_or_else(|| {
+            self.metrics.shed(Class::Miss.label());
+            Error::Overloaded
+        })
     }
 
     /// Why there is no point in asking upstream, if there is none.

@@ -17,6 +17,7 @@ use super::credentials::{Visitor, is_mirrored};
 use super::error::Failure;
 use super::gate::Caller;
 use super::serve::Peer;
+use super::shed::Admitted;
 use super::site::{Front, Site};
 use super::{REQUEST_ID, RequestId, answer as answers, list, pull, push};
 use crate::oci::operation::{Operation, ParseError, Request as Line};
@@ -47,7 +48,14 @@ pub(super) async fn distribution(State(front): State<Arc<Front>>, request: Reque
                 line,
                 id: id.clone(),
             };
-            let response = answer(asked, body).await;
+            let response = match Admitted::of(&asked.front, &asked.line.operation) {
+                Ok(admitted) => {
+                    let mut response = answer(asked, body).await;
+                    admitted.until_sent(&mut response);
+                    response
+                }
+                Err(failure) => failure.respond(&id),
+            };
             (handler, response)
         }
         Err(error) => ("other", unparsed(error, &path).respond(&id)),

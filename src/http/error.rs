@@ -252,6 +252,10 @@ impl From<store::Error> for Failure {
                 "there is no space left on the disk: nothing was stored, pulls go on; free some space, then push again"
                     .to_owned(),
             ),
+            error if error.is_crowded() => (
+                ErrorCode::Unavailable,
+                "too many files are open at the moment: nothing was stored".to_owned(),
+            ),
             store::Error::Index(_) | store::Error::Closed => (ErrorCode::Unavailable, error.to_string()),
             _ => (
                 ErrorCode::Internal,

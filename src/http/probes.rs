@@ -28,8 +28,15 @@ pub(super) async fn welcome() -> impl IntoResponse {
     )
 }
 
-/// `/livez`: the process answers. Nothing else is asked, so an upstream or a full disk never restarts us.
-pub(super) async fn live() -> impl IntoResponse {
+/// `/livez`: the process answers, and gets round to its work. Nothing else is asked, so an upstream or a full disk never
+/// restarts us.
+pub(super) async fn live(State(front): State<Arc<Front>>) -> impl IntoResponse {
+    if front.pulse.is_stuck() {
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the runtime is blocked: only a restart helps\n",
+        );
+    }
     (StatusCode::OK, "ok\n")
 }
 

@@ -5,11 +5,13 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, StatusCode, header};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::{CONTENT_DIGEST, REPOSITORY, value, with_headers};
 use super::call::Call;
 use super::error::Failure;
 use super::gate::Target;
+use super::shed;
 use crate::oci::operation::{Action, StartUpload, UploadId};
 use crate::oci::range::content_range;
 use crate::oci::{Digest, ErrorCode, ImageName, Reference, RepositoryKey, Tag};
@@ -167,7 +169,7 @@ pub(super) async fn manifest(
     body: Body,
 ) -> Result<Response, Failure> {
     let target = call.target(name, Action::Push)?;
-    let bytes = whole(body, call.site.limits.manifest).await?;
+    let (bytes, _gathered) = whole(call, body).await?;
     call.front
         .metrics
         .received(target.repository.key().as_str(), bytes.len() as u64);
@@ -201,8 +203,11 @@ pub(super) async fn manifest(
     Ok(with_headers(StatusCode::CREATED, headers, Body::empty()))
 }
 
-/// The whole body, at most so long.
-async fn whole(body: Body, limit: u64) -> Result<Bytes, Failure> {
+/// The whole body, at most as long as a manifest may be, and the room in memory that it takes.
+async fn whole(call: &Call, body: Body) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Failure> {
+    let limit = call.site.limits.manifest;
+    let load = call.site.repositories.load();
+    let mut gathered = Vec::new();
     let mut bytes = BytesMut::new();
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
@@ -216,9 +221,12 @@ async fn whole(body: Body, limit: u64) -> Result<Bytes, Failure> {
             let message = format!("the manifest is longer than {limit} bytes: `server.limits.manifest`");
             return Err(Failure::new(ErrorCode::TooLarge, message));
         }
+        // Not by what the client says that it will send: that costs it nothing.
+        let room = load.gather(chunk.len());
+        gathered.push(room.ok_or_else(|| shed::overloaded("too many manifests are arriving at the moment"))?);
         bytes.extend_from_slice(&chunk);
     }
-    Ok(bytes.freeze())
+    Ok((bytes.freeze(), gathered))
 }
 
 /// `DELETE …/manifests/<reference>`.

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::origin::{Origin, Proxies};
+use super::pulse::Pulse;
 use super::serve::Peer;
 use crate::access::{Access, Robots};
 use crate::config::Limits;
@@ -64,18 +65,20 @@ pub struct Front {
     pub robots: Arc<Robots>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    pub(super) pulse: Pulse,
     draining: AtomicBool,
     /// When the store was last found to be writable.
     writable: Mutex<Option<Instant>>,
 }
 
 impl Front {
-    /// A front over a first site.
+    /// A front over a first site. To be called within the runtime, whose pulse it watches.
     pub fn new(site: Site, store: Store, robots: Arc<Robots>, metrics: Arc<Metrics>) -> Self {
         Self {
             site: ArcSwap::from_pointee(site),
             store,
             robots,
+            pulse: Pulse::start(Arc::clone(&metrics)),
             metrics,
             draining: AtomicBool::new(false),
             writable: Mutex::new(None),

@@ -54,6 +54,11 @@ struct Written {
     annotations: Option<BTreeMap<String, String>>,
 }
 
+/// The deepest that a manifest's JSON may be nested. Real ones are at four.
+const DEPTH: usize = 64;
+/// The most manifests that an index which is pushed may list, and the most layers of an image: each is looked up.
+const CHILDREN: usize = 1000;
+
 /// The fields of [`Written`].
 const FIELDS: [&str; 10] = [
     "schemaVersion",
@@ -74,6 +79,12 @@ pub enum ManifestError {
     /// Not JSON, or a field of the wrong type, or a known field twice.
     #[error("the manifest is not valid: {0}")]
     Json(String),
+    /// More levels than any manifest has: whoever reads it recursively would run out of stack.
+    #[error("the manifest is nested more than {DEPTH} levels deep")]
+    TooDeep,
+    /// More than we look up for one push.
+    #[error("the manifest lists {0} manifests or layers: {CHILDREN} are the most")]
+    TooMany(usize),
     /// An image and an index in one document: readers would disagree on what it is (CVE-2021-41190).
     #[error("the manifest is ambiguous: it has both `manifests` and `layers` or `config`")]
     Ambiguous,
@@ -110,7 +121,12 @@ impl Manifest {
             None => None,
             Some(text) => Some(MediaType::parse(text).ok_or(ManifestError::NoType)?),
         };
-        Self::read(bytes, header, algorithm)
+        let (manifest, contents) = Self::read(bytes, header, algorithm)?;
+        let listed = contents.manifests.len().max(contents.layers.len());
+        if listed > CHILDREN {
+            return Err(ManifestError::TooMany(listed));
+        }
+        Ok((manifest, contents))
     }
 
     /// Takes bytes that an upstream or the disk gave: a header that names no manifest type (`application/json`,
@@ -131,6 +147,9 @@ impl Manifest {
     }
 
     fn read(bytes: Bytes, header: Option<MediaType>, algorithm: Algorithm) -> Result<(Self, Contents), ManifestError> {
+        if depth(&bytes) > DEPTH {
+            return Err(ManifestError::TooDeep);
+        }
         let written: Written =
             serde_json::from_slice(&bytes).map_err(|error| ManifestError::Json(error.to_string()))?;
         check_names(&bytes)?;
@@ -206,6 +225,26 @@ impl Manifest {
             urls: None,
         }
     }
+}
+
+/// How deep a document is nested, without reading it: braces in texts do not count.
+fn depth(bytes: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_text, mut escaped) = (false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_text,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// Refuses a name that is one of ours but for its case: whoever reads it as ours sees another image than we do.
@@ -314,6 +353,25 @@ mod tests {
         }
         assert!(push(&image(r#","layers2":[],"Other":1"#), None).is_ok());
         assert!(matches!(push("not json", None), Err(ManifestError::Json(_))));
+    }
+
+    #[test]
+    fn a_manifest_has_limits_that_no_real_one_meets() {
+        let nested = |levels: usize| image(&format!(r#","x":{}{}"#, "[".repeat(levels), "]".repeat(levels)));
+        assert!(push(&nested(DEPTH - 1), None).is_ok());
+        assert_eq!(push(&nested(DEPTH), None), Err(ManifestError::TooDeep));
+        assert_eq!(push(&nested(1_000_000), None), Err(ManifestError::TooDeep));
+        assert!(push(&image(&format!(r#","x":"\"{}""#, "[".repeat(100))), None).is_ok());
+        let entry = format!(r#"{{"mediaType":"application/vnd.example","digest":"{NOTHING}","size":0}}"#);
+        let index = |entries: usize| format!(r#"{{"manifests":[{}]}}"#, vec![entry.as_str(); entries].join(","));
+        assert!(push(&index(CHILDREN), None).is_ok());
+        assert_eq!(
+            push(&index(CHILDREN + 1), None),
+            Err(ManifestError::TooMany(CHILDREN + 1))
+        );
+        // What an upstream has is not ours to refuse.
+        let bytes = Bytes::from(index(CHILDREN + 1));
+        assert!(Manifest::from_elsewhere(bytes, None, Algorithm::Sha256).is_ok());
     }
 
     #[test]

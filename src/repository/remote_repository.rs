@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Error, Listed, Served, TagHistory, Unknown};
 use tokio::sync::mpsc;
 
+use crate::cache::load::{Load, come_back};
 use crate::cache::{self, Blob, Piece, Prefetched, PullThrough};
 use crate::config::RemoteConfig;
 use crate::oci::{Answer, Descriptor, Digest, ImageName, Manifest, Platform, Reference, RepositoryKey, Tag};
@@ -30,8 +31,16 @@ impl RemoteRepository {
         manifest_limit: u64,
         store: &Store,
         metrics: &Arc<Metrics>,
+        load: &Arc<Load>,
     ) -> Result<Self, upstream::Error> {
-        let cache = PullThrough::new(&key, &config, manifest_limit, store.clone(), Arc::clone(metrics))?;
+        let cache = PullThrough::new(
+            &key,
+            &config,
+            manifest_limit,
+            store.clone(),
+            Arc::clone(metrics),
+            Arc::clone(load),
+        )?;
         Ok(Self {
             key,
             config,
@@ -68,7 +77,10 @@ impl RemoteRepository {
         let upstream = error.upstream();
         Error::Unknown(Unknown {
             rate_limited: matches!(upstream, Some(upstream::Error::RateLimited { .. })),
-            retry_after: upstream.and_then(upstream::Error::retry_after),
+            retry_after: match error {
+                cache::Error::Overloaded => Some(come_back()),
+                _ => upstream.and_then(upstream::Error::retry_after),
+            },
             ..Unknown::because(&self.key, error.to_string())
         })
     }

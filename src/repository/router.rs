@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::virtual_repository::Member;
 use super::{LocalRepository, RemoteRepository, Repository, VirtualRepository};
+use crate::cache::load::Load;
 use crate::config::{Config, RepositoryConfig};
 use crate::oci::{ErrorCode, ImageName, Refusal, RepositoryKey};
 use crate::store::Store;
@@ -20,6 +21,7 @@ pub struct Repositories {
     /// `?ns=` host → the repository that answers for it.
     by_namespace: HashMap<String, RepositoryKey>,
     default: Option<RepositoryKey>,
+    load: Arc<Load>,
 }
 
 /// What the request says, besides the name, of which repository it means.
@@ -57,6 +59,10 @@ impl Repositories {
         metrics: &Arc<Metrics>,
         before: Option<&Self>,
     ) -> Result<Self, upstream::Error> {
+        let load = match before {
+            Some(before) => Arc::clone(&before.load),
+            None => Load::new(config.server.limits.connections),
+        };
         let mut by_key: BTreeMap<RepositoryKey, Repository> = BTreeMap::new();
         for (key, written) in &config.repositories {
             let repository = match written {
@@ -79,6 +85,7 @@ impl Repositories {
                             limit,
                             store,
                             metrics,
+                            &load,
                         )?)),
                     }
                 }
@@ -98,7 +105,13 @@ impl Repositories {
             by_key,
             by_host,
             default: config.default.clone(),
+            load,
         })
+    }
+
+    /// What is under way, and what may be.
+    pub const fn load(&self) -> &Arc<Load> {
+        &self.load
     }
 
     /// The repository with this key.

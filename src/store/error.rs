@@ -105,6 +105,13 @@ impl Error {
         }
     }
 
+    /// Whether the system has no descriptor left to open a file with: that passes.
+    pub fn is_crowded(&self) -> bool {
+        use rustix::io::Errno;
+        let none_left = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
+        matches!(self, Self::Disk { source, .. } if none_left.contains(&source.raw_os_error()))
+    }
+
     pub(super) fn disk(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Disk {
             path: path.to_owned(),

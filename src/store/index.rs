@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_that_panics_or_opens_empty_is_found_out() {
+    fn a10_an_engine_that_panics_or_opens_empty_is_found_out() {
         assert_eq!(
             after(|path| fs::write(path.join("db"), "").unwrap()),
             Some(Reason::Damaged)
@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_panics_is_an_error_and_nothing_is_believed_after_it() {
+    fn a10_a_call_that_panics_is_an_error_and_nothing_is_believed_after_it() {
         let root = tempfile::tempdir().unwrap();
         let (layout, disk, _) = closed_index(root.path());
         let (index, reason) = Index::open(&layout, &disk, |_| false);

@@ -134,3 +134,10 @@ async fn a_store_that_is_open_cannot_be_opened_again() {
     let again = Store::open(options(&root), Arc::new(Metrics::new().unwrap())).await;
     assert!(matches!(again, Err(Error::Locked { .. })));
 }
+
+#[tokio::test]
+async fn a10_a_panic_in_disk_work_is_an_error_of_that_work() {
+    let died = blocking(|| -> Result<(), Error> { panic!("on purpose") }).await;
+    assert!(matches!(died, Err(Error::Died)), "{died:?}");
+    assert_eq!(blocking(|| Ok(7)).await.ok(), Some(7));
+}

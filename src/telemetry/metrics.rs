@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// How an answer came about, for `X-Cache` and for counting.
@@ -89,6 +90,8 @@ pub struct Metrics {
     uploads: IntGauge,
     connections: IntGauge,
     refused_connections: IntCounter,
+    shed: IntCounterVec,
+    runtime_lag: Histogram,
     reloads: IntCounterVec,
     reload_successful: IntGauge,
     quarantined: IntCounter,
@@ -216,6 +219,15 @@ impl Metrics {
                 "entrepot_connections_refused_total",
                 "Connections closed at once: their client had its share of all connections.",
             )?,
+            shed: add.counters(
+                "entrepot_shed_requests_total",
+                "Requests refused because too much was under way, by class: miss, push or request.",
+                &["class"],
+            )?,
+            runtime_lag: add.histogram(
+                "entrepot_runtime_lag_seconds",
+                "How late a task runs that is due every half second.",
+            )?,
             reloads: add.counters(
                 "entrepot_config_reloads_total",
                 "Reloads of the configuration.",
@@ -284,6 +296,16 @@ impl Metrics {
     /// A connection was closed at once, because its client has its share.
     pub fn connection_refused(&self) {
         self.refused_connections.inc();
+    }
+
+    /// Something was refused because too much is under way.
+    pub fn shed(&self, class: &'static str) {
+        self.shed.with_label_values(&[class]).inc();
+    }
+
+    /// A task ran so much later than it was due.
+    pub fn runtime_lagged(&self, late: Duration) {
+        self.runtime_lag.observe(late.as_secs_f64());
     }
 
     /// A request begins; dropping the guard ends it.
@@ -529,6 +551,11 @@ impl Add<'_> {
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
         self.enter(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn histogram(&self, name: &str, help: &str) -> prometheus::Result<Histogram> {
+        let buckets = vec![0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
+        self.enter(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?)
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {

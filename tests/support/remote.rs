@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use entrepot::cache::load::Load;
 use entrepot::cache::{Blob, Cached, Error, Follower, Outcome, PullThrough};
 use entrepot::config::{RemoteConfig, Share};
 use entrepot::oci::{Digest, ImageName, Manifest, Reference, RepositoryKey};
@@ -45,7 +46,8 @@ pub async fn pulling(config: &RemoteConfig) -> Remote {
 
 /// Another remote over the same store: as after a reload.
 pub fn again(config: &RemoteConfig, store: &Store, metrics: &Arc<Metrics>) -> PullThrough {
-    PullThrough::new(&key(), config, 4 << 20, store.clone(), Arc::clone(metrics)).unwrap()
+    let load = Load::new(1000);
+    PullThrough::new(&key(), config, 4 << 20, store.clone(), Arc::clone(metrics), load).unwrap()
 }
 
 pub fn image(name: &str) -> ImageName {

@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::watch::{Running, Terms, Watch};
 use crate::http::sendfile::Way;
+use crate::http::shed::UntilSent;
 
 /// Why a request's body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -145,11 +146,17 @@ pub(super) struct Sent {
     body: Body,
     way: Way,
     running: Running,
+    _held: Option<UntilSent>,
 }
 
 impl Sent {
-    pub(super) fn new(body: Body, way: Way, running: Running) -> Self {
-        Self { body, way, running }
+    pub(super) fn new(body: Body, way: Way, running: Running, until_sent: Option<UntilSent>) -> Self {
+        Self {
+            body,
+            way,
+            running,
+            _held: until_sent,
+        }
     }
 }
 

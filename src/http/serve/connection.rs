@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use http::Request;
+use http::{HeaderValue, Request, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -30,6 +30,7 @@ use super::socket::Socket;
 use super::watch::{Patience, Verdict, Watch};
 use super::{Peer, Stage};
 use crate::http::sendfile::{self, Way};
+use crate::http::shed::UntilSent;
 use crate::http::tls::Tls;
 use crate::oci::RepositoryKey;
 use crate::telemetry::Metrics;
@@ -224,7 +225,8 @@ fn answer(
     way: Way,
     watch: &Arc<Watch>,
 ) -> impl Future<Output = Result<http::Response<Sent>, Infallible>> + use<> {
-    let running = watch.request(matches!(way, Way::Frames));
+    let multiplexed = matches!(way, Way::Frames);
+    let running = watch.request(multiplexed);
     request.extensions_mut().insert(peer);
     let request = request.map(|body| {
         if body.is_end_stream() {
@@ -234,5 +236,14 @@ fn answer(
         }
     });
     let answer = router.call(request);
-    async move { Ok(answer.await?.map(|body| Sent::new(body, way, running))) }
+    async move {
+        let mut answer = answer.await?;
+        let until_sent = answer.extensions_mut().remove::<UntilSent>();
+        // Who is refused for want of room should not keep the room that a connection takes.
+        if answer.status() == StatusCode::SERVICE_UNAVAILABLE && !multiplexed && running.watch().is_scarce() {
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(header::CONNECTION, close);
+        }
+        Ok(answer.map(|body| Sent::new(body, way, running, until_sent)))
+    }
 }

@@ -139,6 +139,11 @@ impl Watch {
         (terms, now + head.min(idle).min(stall).min(LOOK))
     }
 
+    /// Whether connections are scarce.
+    pub(super) fn is_scarce(&self) -> bool {
+        self.pressure.is_high(Instant::now())
+    }
+
     /// The TLS handshake is over: what came until now was not of a request.
     pub(super) fn handshake_done(&self) {
         let mut state = self.state();

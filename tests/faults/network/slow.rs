@@ -170,6 +170,7 @@ impl Pair {
             4 << 20,
             pulled.store.clone(),
             Arc::clone(&pulled.metrics),
+            entrepot::cache::load::Load::new(1000),
         );
         Self {
             slow,
