@@ -5,6 +5,7 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, StatusCode, header};
+use http_body::Body as _;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::{CONTENT_DIGEST, REPOSITORY, value, with_headers};
@@ -206,6 +207,14 @@ pub(super) async fn manifest(
 /// The whole body, at most as long as a manifest may be, and the room in memory that it takes.
 async fn whole(call: &Call, body: Body) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Failure> {
     let limit = call.site.limits.manifest;
+    let too_long = || {
+        let message = format!("the manifest is longer than {limit} bytes: `server.limits.manifest`");
+        Failure::new(ErrorCode::TooLarge, message)
+    };
+    // What is announced to be too long is not waited for.
+    if body.size_hint().lower() > limit {
+        return Err(too_long());
+    }
     let load = call.site.repositories.load();
     let mut gathered = Vec::new();
     let mut bytes = BytesMut::new();
@@ -218,8 +227,7 @@ async fn whole(call: &Call, body: Body) -> Result<(Bytes, Vec<OwnedSemaphorePerm
             )
         })?;
         if (bytes.len() + chunk.len()) as u64 > limit {
-            let message = format!("the manifest is longer than {limit} bytes: `server.limits.manifest`");
-            return Err(Failure::new(ErrorCode::TooLarge, message));
+            return Err(too_long());
         }
         // Not by what the client says that it will send: that costs it nothing.
         let room = load.gather(chunk.len());
