@@ -8,6 +8,8 @@
     reason = "every test file is a crate of its own and uses a part of this"
 )]
 
+pub mod directory;
+pub mod issuer;
 pub mod proxy;
 pub mod remote;
 pub mod site;

@@ -51,6 +51,16 @@ impl Authority {
         (params.signed_by(&key, &self.0).unwrap(), key)
     }
 
+    /// What a port under this name speaks TLS with.
+    pub fn server(&self, name: &str) -> Arc<ServerConfig> {
+        let (certificate, key) = self.issue(name);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = builder.unwrap().with_no_client_auth();
+        Arc::new(config.with_single_cert(vec![certificate.der().clone()], key).unwrap())
+    }
+
     /// For `client_tls`.
     pub fn client(&self) -> ClientTls {
         let (certificate, key) = self.issue("client.test");
