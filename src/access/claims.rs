@@ -58,7 +58,7 @@ pub(super) fn check(claims: &Map<String, Value>, rule: &OidcConfig) -> Result<()
         return Err(Refused::Wrong("`iss` is another issuer".to_owned()));
     }
     let audience = claims.get("aud").ok_or_else(|| missing("aud"))?;
-    if !any(audience, |found| rule.audience.iter().any(|wanted| *wanted == found)) {
+    if !any(audience, |found| rule.audience.contains(&found)) {
         return Err(Refused::Wrong(format!(
             "`aud` is not `{}`: the token was made for somebody else",
             rule.audience.join("` or `")

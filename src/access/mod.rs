@@ -192,15 +192,13 @@ impl Access {
         client: IpAddr,
     ) -> Result<Identity, Unidentified> {
         let mark = directory::mark(&self.checks, user, password);
-        let groups = match directory.remembered(&mark) {
-            Some(groups) => Some(groups),
-            None => {
-                if let Some(retry_after) = self.attempts.pause(client, user, Instant::now()) {
-                    return Err(Unidentified::Busy { retry_after });
-                }
-                directory.check(user, password, mark).await?
+        let mut groups = directory.remembered(&mark);
+        if groups.is_none() {
+            if let Some(retry_after) = self.attempts.pause(client, user, Instant::now()) {
+                return Err(Unidentified::Busy { retry_after });
             }
-        };
+            groups = directory.check(user, password, mark).await?;
+        }
         let Some(groups) = groups else {
             self.attempts.failed(client, user, mark, Instant::now());
             return Err(Unidentified::Unknown);
