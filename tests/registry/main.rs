@@ -6,10 +6,13 @@
     reason = "a test that meets the unexpected should stop there"
 )]
 
+mod audit;
 mod bad_input;
 mod configuration;
 mod index;
+mod login;
 mod operations;
+mod origins;
 mod outage;
 mod prefetch;
 mod push;
