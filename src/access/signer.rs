@@ -237,3 +237,94 @@ impl fmt::Debug for Signer {
         f.write_str("Signer")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1_800_000_000);
+
+    fn signer() -> Signer {
+        Signer::new(&SigningKey::from_bytes(&[7; 32]).unwrap())
+    }
+
+    fn mint(purpose: Purpose, until: Option<Duration>) -> Minted {
+        let subject = Subject {
+            kind: Bearer::User,
+            name: "ada",
+            groups: &BTreeSet::new(),
+            proof: Some("proof".to_owned()),
+            until: until.map(|until| UNIX_EPOCH + until),
+        };
+        signer().mint(purpose, subject, UNIX_EPOCH + NOW)
+    }
+
+    fn outcome(purpose: Purpose, token: &str, after: u64) -> &'static str {
+        match signer().read(purpose, token, UNIX_EPOCH + NOW + Duration::from_secs(after)) {
+            Reading::Good(claims) => {
+                assert_eq!((claims.sub.as_str(), claims.proof.as_deref()), ("ada", Some("proof")));
+                "good"
+            }
+            Reading::Expired => "expired",
+            Reading::NotOurs => "not ours",
+        }
+    }
+
+    #[test]
+    fn a_token_is_good_for_a_time_and_a_moment_more_and_for_one_thing() {
+        let access = mint(Purpose::Access, None);
+        assert_eq!(access.expires_in, LIFETIME);
+        for (after, expected) in [
+            (0, "good"),
+            (300, "good"),
+            (329, "good"),
+            (330, "expired"),
+            (1 << 40, "expired"),
+        ] {
+            assert_eq!(
+                outcome(Purpose::Access, &access.token, after),
+                expected,
+                "after {after} s"
+            );
+        }
+        assert_eq!(outcome(Purpose::Refresh, &access.token, 0), "not ours");
+        let refresh = mint(Purpose::Refresh, None);
+        let month = REFRESH_LIFETIME.as_secs();
+        for (after, expected) in [(month - 1, "good"), (month, "expired")] {
+            assert_eq!(
+                outcome(Purpose::Refresh, &refresh.token, after),
+                expected,
+                "after {after} s"
+            );
+        }
+        assert_eq!(outcome(Purpose::Access, &refresh.token, 0), "not ours");
+    }
+
+    #[test]
+    fn a_token_lasts_no_longer_than_what_it_is_made_of() {
+        for (until, expected) in [(60, 60), (3600, 300), (0, 0)] {
+            let minted = mint(Purpose::Access, Some(NOW + Duration::from_secs(until)));
+            assert_eq!(minted.expires_in.as_secs(), expected);
+        }
+        assert_eq!(mint(Purpose::Access, Some(Duration::ZERO)).expires_in, Duration::ZERO);
+    }
+
+    #[test]
+    fn nothing_is_taken_that_this_key_has_not_signed_as_it_is() {
+        let token = mint(Purpose::Access, None).token;
+        let other = Signer::new(&SigningKey::from_bytes(&[8; 32]).unwrap());
+        assert_eq!(other.read(Purpose::Access, &token, UNIX_EPOCH + NOW), Reading::NotOurs);
+        for at in 0..token.len() {
+            let mut changed = token.clone().into_bytes();
+            changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+            let changed = String::from_utf8(changed).unwrap();
+            assert_eq!(outcome(Purpose::Access, &changed, 0), "not ours", "{at}");
+        }
+        for nonsense in ["", ".", "..", HEADER, &format!("{HEADER}.."), &"x".repeat(LONGEST + 1)] {
+            assert_eq!(outcome(Purpose::Access, nonsense, 0), "not ours");
+        }
+        // What a fingerprint is made of is no token, and the other way round.
+        assert_ne!(signer().fingerprint("a"), other.fingerprint("a"));
+        assert!(!format!("{:?} {:?}", mint(Purpose::Access, None), SigningKey([7; 32])).contains("eyJ"));
+    }
+}

@@ -47,11 +47,11 @@ struct Scope {
 
 #[derive(Serialize)]
 struct Tokens<'a> {
-    tokens: Vec<Token<'a>>,
+    tokens: Vec<Entry<'a>>,
 }
 
 #[derive(Serialize)]
-struct Token<'a> {
+struct Entry<'a> {
     id: &'a str,
     name: &'a str,
     scope: Vec<Scope>,
@@ -200,8 +200,8 @@ impl Scope {
     }
 }
 
-fn told<'a>(robot: &'a Robot, token: Option<&'a str>, now: SystemTime) -> Token<'a> {
-    Token {
+fn told<'a>(robot: &'a Robot, token: Option<&'a str>, now: SystemTime) -> Entry<'a> {
+    Entry {
         id: &robot.id,
         name: &robot.name,
         scope: robot.scope.iter().map(Scope::of).collect(),
