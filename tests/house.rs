@@ -174,3 +174,26 @@ fn a_fenced_crate_stays_in_its_room() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// Who may is decided in one place. A handler that reached a repository past it would decide for itself.
+#[test]
+fn only_the_gate_reaches_the_repositories() {
+    const WAYS: &[&str] = &[
+        ".repositories.get(",
+        ".repositories.route(",
+        ".repositories.surface(",
+        "push_target()",
+    ];
+    let mut wrong = Vec::new();
+    let here = |source: &&Source| source.room == "http" && source.path != "http/gate.rs";
+    for source in sources().iter().filter(here) {
+        for (index, line) in source.code.iter().enumerate() {
+            // What an audit calls a repository is no way to it.
+            let is_audit = source.path == "http/dispatch.rs" && line.contains("let route = name.and_then(");
+            if WAYS.iter().any(|way| line.contains(way)) && !is_audit {
+                wrong.push(format!("src/{}:{}: {}", source.path, index + 1, line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
