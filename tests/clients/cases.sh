@@ -94,4 +94,38 @@ containerd_key_in_mirror() {
 # --- the guarded server ---------------------------------------------------------------------------------------------------------------
 
 pull_anonymously() { "$1_pull" "$guarded/team/tool:1" "${digest_of[team/tool:1]}"; }
-push_anonymously() { refused "$1_push" "$guarded/pushed/$1-anonymous:1"; }
+push_anonymously() { refused "$1_push" "$guarded/pushed/$1-anonymous:1.0.0"; }
+login_wrongly() { refused "$1_login" "$guarded" ada byron; }
+
+login_and_push() {
+    local name=pushed/$1:1.0.0 digest
+    "$1_login" "$guarded" ada lovelace
+    digest=$("$1_push" "$guarded/$name")
+    "$1_pull" "$guarded/docker/$name" "$digest"
+    "$1_logout" "$guarded"
+    "$1_pull" "$guarded/local/$name" "$digest"
+}
+
+# What is one's own is for nobody else, with a login or without one.
+private_image() {
+    local name=secret/$1:1.0.0 digest
+    "$1_login" "$guarded" ada lovelace
+    digest=$("$1_push" "$guarded/$name")
+    "$1_logout" "$guarded"
+    refused "$1_pull" "$guarded/$name" "$digest"
+    refused "$1_pull" "$guarded/local/$name" "$digest"
+    "$1_login" "$guarded" bob builder
+    refused "$1_pull" "$guarded/$name" "$digest"
+    refused "$1_push" "$guarded/$name"
+    "$1_login" "$guarded" ada lovelace
+    "$1_pull" "$guarded/$name" "$digest"
+    "$1_logout" "$guarded"
+}
+
+# Docker sends its Docker Hub login to a mirror that asks for one. Nobody here knows it: it is to count as no login at all.
+docker_mirror_with_hub_login() {
+    printf '{"auths":{"https://index.docker.io/v1/":{"auth":"%s"}}}' "$(printf 'hubuser:hubpassword' | base64)" \
+        >"$DOCKER_CONFIG/config.json"
+    pull_hub_names docker
+    grep -F '"action":"pull"' "$work/guarded/audit.log" | grep -F '"image":"library/alpine"' | grep -F '"kind":"anonymous"'
+}

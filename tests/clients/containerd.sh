@@ -19,6 +19,7 @@ containerd_fresh() {
     start containerd containerd --config "$containerd_home/config.toml" --root "$containerd_home/root" \
         --state "$containerd_home/state" --address "$containerd_home/containerd.sock"
     wait_for containerd ctr version
+    : >"$containerd_home/login"
 }
 
 # containerd_host HOST URL [SETTING]: where HOST's images are fetched
@@ -27,9 +28,17 @@ containerd_host() {
     printf '[host."%s"]\ncapabilities = ["pull", "resolve", "push"]\n%s\n' "$2" "${3:-}" >"$containerd_home/hosts/$1/hosts.toml"
 }
 
+# registry_options: how to reach servers, and as whom; one word a line
+registry_options() {
+    printf '%s\n' --hosts-dir "$containerd_home/hosts"
+    cat "$containerd_home/login"
+}
+
 # containerd_pull NAME DIGEST [PLATFORM]: and unpacks it
 containerd_pull() {
-    ctr images pull --hosts-dir "$containerd_home/hosts" --snapshotter native --platform "${3:-linux/amd64}" "$1"
+    local options
+    mapfile -t options < <(registry_options)
+    ctr images pull "${options[@]}" --snapshotter native --platform "${3:-linux/amd64}" "$1"
     same "$2" "$(containerd_digest "$1")" digest
 }
 
@@ -37,9 +46,10 @@ containerd_digest() { ctr images list "name==$1" | awk 'NR == 2 { print $3 }'; }
 
 # containerd_push NAME: pushes an image that it pulled before, and prints its digest
 containerd_push() {
-    local source=$entrepot/team/tool:1
+    local options source=$entrepot/team/tool:1
+    mapfile -t options < <(registry_options)
     containerd_pull "$source" "${digest_of[team/tool:1]}" >&2
-    ctr images push --hosts-dir "$containerd_home/hosts" "$1" "$source" >&2
+    ctr images push "${options[@]}" "$1" "$source" >&2
     containerd_digest "$source"
 }
 
@@ -50,3 +60,11 @@ containerd_push_index() {
     ctr images push --hosts-dir "$containerd_home/hosts" "$1" "$source" >&2
     containerd_digest "$source"
 }
+
+# containerd_login SERVER USER PASSWORD: ctr has no login and is told each time. What it is told is proved by a push, for a pull that
+# anybody may do never asks for it.
+containerd_login() {
+    printf '%s\n' --user "$2:$3" >"$containerd_home/login"
+    containerd_push "$1/pushed/containerd-login:1"
+}
+containerd_logout() { : >"$containerd_home/login"; }

@@ -23,6 +23,20 @@ curl_namespace() {
     curl_status_is 404 "$url?ns=registry.example.org"
 }
 
+# curl_challenge: who shows nothing is asked who they are, in one line that all clients read; a login is taken as it is
+curl_challenge() {
+    local asked
+    asked=$(curl --silent --dump-header - --output /dev/null "http://$guarded/v2/" | tr -d '\r' | grep -i '^www-authenticate:')
+    same "www-authenticate: Bearer realm=\"http://$guarded/token\",service=\"${guarded%:*}\"" "$asked" challenge
+    curl_status_is 401 "http://$guarded/v2/"
+    same 200 "$(status_of --user ada:lovelace "http://$guarded/v2/")" 'a password'
+    same 401 "$(status_of --user ada:byron "http://$guarded/v2/")" 'a wrong password'
+    same 401 "$(status_of --user : "http://$guarded/v2/")" 'neither user nor password'
+    same 401 "$(status_of --user ada:byron "http://$guarded/token")" 'a wrong password for a token'
+    same 401 "$(status_of "http://$guarded/v2/secret/none/manifests/1")" 'a private image'
+    same 403 "$(status_of --user bob:builder "http://$guarded/v2/secret/none/manifests/1")" "somebody else's image"
+}
+
 # curl_never_seen: a name that nobody could ask for is 503, and not 404, while its only source is away
 curl_never_seen() {
     local path

@@ -38,3 +38,7 @@ docker_push() {
     docker push "$1" | tee /dev/stderr | sed -n 's/.* digest: \(sha256:[0-9a-f]*\) .*/\1/p'
 }
 
+# docker_login SERVER USER PASSWORD
+docker_login() { printf '%s' "$3" | docker login --username "$2" --password-stdin "$1"; }
+docker_logout() { docker logout "$1"; }
+

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# The registry under test: one server that is open to everyone on loopback, and one where nobody may push.
+# The registry under test: one server that is open to everyone on loopback, and one on whose only address everybody may pull some images,
+# and users more.
 
 entrepot=127.0.0.1:5000
 guarded=127.0.0.1:5010
@@ -30,10 +31,21 @@ YAML
 
 start_guarded_entrepot() {
     mkdir -p "$work/guarded"
+    {
+        printf 'lovelace' | "$ENTREPOT_BIN" passwd ada
+        printf 'builder' | "$ENTREPOT_BIN" passwd bob
+    } >"$work/guarded/users"
     cat >"$work/guarded/repositories.yml" <<YAML
 server: { listen: "$guarded" }
 storage: { path: $work/guarded/store }
-auth: { anonymous: pull }
+auth:
+  anonymous: pull
+  htpasswd: users
+  policies:
+    - { who: "*", may: pull, on: ["docker/team/**", "docker/library/**", "docker/pushed/**", "local/pushed/**"] }
+    - { who: bob, may: [pull, push], on: "docker/pushed/**" }
+    - { who: ada, may: [pull, push], on: "**" }
+audit: { to: audit.log, pulls: true }
 repositories:
   local: { type: local }
   mirror: { type: remote, url: "http://$upstream", insecure: true, credentials: { username: mirror, password: glass }, token_realms: ["$realm"] }

@@ -48,6 +48,10 @@ podman_push() {
     cat "$podman_home/digest"
 }
 
+# podman_login SERVER USER PASSWORD
+podman_login() { printf '%s' "$3" | podman login --username "$2" --password-stdin "$1"; }
+podman_logout() { podman logout "$1"; }
+
 # podman_push_index NAME: pushes an index of two images made here, and prints the index's digest
 podman_push_index() {
     build_multi own-index >&2

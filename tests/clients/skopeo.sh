@@ -39,6 +39,10 @@ skopeo_push() {
     cat "$skopeo_home/digest"
 }
 
+# skopeo_login SERVER USER PASSWORD
+skopeo_login() { printf '%s' "$3" | skopeo login --tls-verify=false --username "$2" --password-stdin "$1"; }
+skopeo_logout() { skopeo logout "$1"; }
+
 # skopeo_push_index NAME: pushes an index straight from the upstream, and prints its digest
 skopeo_push_index() {
     skopeo copy --all --src-creds builder:brick --digestfile "$skopeo_home/digest" "docker://$upstream/team/multi:1" "docker://$1" >&2
