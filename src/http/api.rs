@@ -382,7 +382,7 @@ impl Ask {
             image: subject.map(|subject| subject.image.as_str()),
             reference: subject
                 .map(|subject| subject.reference.as_str())
-                .or(self.token.get().map(String::as_str)),
+                .or_else(|| self.token.get().map(String::as_str)),
             ..told
         });
     }

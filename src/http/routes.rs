@@ -82,9 +82,8 @@ impl Endpoint {
             | Self::Metrics
             | Self::Description
             | Self::TagHistory => &["GET"],
-            Self::Mint => &["GET", "POST"],
             Self::PinTag | Self::UnpinTag | Self::RollBackTag | Self::Prefetch => &["POST"],
-            Self::Tokens => &["GET", "POST"],
+            Self::Mint | Self::Tokens => &["GET", "POST"],
             Self::Token => &["DELETE"],
         }
     }
