@@ -283,7 +283,6 @@ async fn s07_what_clients_send_writes_no_line_and_moves_no_cursor() {
     let expected = answered as usize;
     until("the log has it all", async || answers() >= expected).await;
     assert_eq!(answers(), expected, "one line for each request");
-    let registry = registry;
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
     for line in lines(&registry) {
         if let Some(id) = line["request_id"].as_str() {
