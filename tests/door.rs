@@ -45,7 +45,7 @@ async fn a_head_in_drops_is_not_waited_for() {
     ask(&mut again, GET).await.expect("served");
     let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     for (stream, words) in [
-        (site.connect().await, "GET / HTTP/1.1\r\nx-drops: "),
+        (site.connect().await, "GET / HTTP/1.1\r\nhost: a\r\nx-drops: "),
         (site.connect().await, preface),
         (again, "GET"),
     ] {
@@ -92,7 +92,7 @@ async fn versions_and_sizes_of_http() {
         (4, 9_000, "431"),
         (1, 300_000, "431"),
     ] {
-        let mut request = b"GET / HTTP/1.1\r\n".to_vec();
+        let mut request = b"GET / HTTP/1.1\r\nhost: a\r\n".to_vec();
         for number in 0..headers {
             request.extend(format!("x-{number}: {}\r\n", "x".repeat(length)).bytes());
         }
@@ -115,7 +115,7 @@ async fn bodies_that_stall_are_cut() {
     .await;
     // A client that sends, slowly but always.
     let mut slow = site.connect().await;
-    slow.write_all(b"PUT /upload HTTP/1.1\r\ncontent-length: 40\r\n\r\n")
+    slow.write_all(b"PUT /upload HTTP/1.1\r\nhost: a\r\ncontent-length: 40\r\n\r\n")
         .await
         .expect("sent");
     for _ in 0..40 {
@@ -125,9 +125,12 @@ async fn bodies_that_stall_are_cut() {
     assert!(answer(&mut slow).await.expect("served").ends_with("40"));
     // One that stops.
     let mut stream = site.connect().await;
-    let text = ask(&mut stream, b"PUT /upload HTTP/1.1\r\ncontent-length: 40\r\n\r\nabc")
-        .await
-        .expect("served");
+    let text = ask(
+        &mut stream,
+        b"PUT /upload HTTP/1.1\r\nhost: a\r\ncontent-length: 40\r\n\r\nabc",
+    )
+    .await
+    .expect("served");
     assert!(
         text.starts_with("HTTP/1.1 408") && text.contains("the client sent nothing for"),
         "{text}"
@@ -140,9 +143,14 @@ async fn who_reads_nothing_is_cut_and_who_reads_slowly_is_not() {
     let stall = Duration::from_secs(2);
     let site = Site::open(10, Patience { stall, ..PATIENT }, None).await;
     let mut slow = site.connect().await;
-    slow.write_all(b"GET /zeros HTTP/1.1\r\n\r\n").await.expect("sent");
+    slow.write_all(b"GET /zeros HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .expect("sent");
     let mut silent = site.connect().await;
-    silent.write_all(b"GET /zeros HTTP/1.1\r\n\r\n").await.expect("sent");
+    silent
+        .write_all(b"GET /zeros HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .expect("sent");
     site.until_open(2).await;
     let read = tokio::spawn(async move {
         let mut buffer = vec![0; 16 * 1024];
@@ -183,7 +191,7 @@ async fn a_refusal_reaches_who_is_still_sending() {
     for _ in 0..10 {
         let mut stream = site.connect().await;
         stream
-            .write_all(b"PUT /refuse HTTP/1.1\r\ncontent-length: 100000000\r\n\r\n")
+            .write_all(b"PUT /refuse HTTP/1.1\r\nhost: a\r\ncontent-length: 100000000\r\n\r\n")
             .await
             .expect("sent");
         for _ in 0..512 {
@@ -210,7 +218,9 @@ async fn s14_a_stalled_handshake_holds_up_nobody() {
     let mut stream = shake(&connector(&[files], &[b"http/1.1"]), site.connect().await)
         .await
         .expect("shakes");
-    let text = ask(&mut stream, b"GET /peer HTTP/1.1\r\n\r\n").await.expect("served");
+    let text = ask(&mut stream, b"GET /peer HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .expect("served");
     assert!(text.contains("secure: true"), "{text}");
     let (first, second) = tokio::join!(until_closed(&mut silent), until_closed(&mut half));
     assert!(first < LONG / 2 && second < LONG / 2);
@@ -312,7 +322,7 @@ async fn a10_a_panic_ends_its_own_connection_only() {
     let site = Site::open(1, PATIENT, None).await;
     for _ in 0..3 {
         assert_eq!(
-            ask(&mut site.connect().await, b"GET /panic HTTP/1.1\r\n\r\n").await,
+            ask(&mut site.connect().await, b"GET /panic HTTP/1.1\r\nhost: a\r\n\r\n").await,
             None
         );
     }
@@ -323,7 +333,10 @@ async fn a10_a_panic_ends_its_own_connection_only() {
 
 async fn begin_transfer(site: &Site) -> TcpStream {
     let mut stream = site.connect().await;
-    stream.write_all(b"GET /gate HTTP/1.1\r\n\r\n").await.expect("sent");
+    stream
+        .write_all(b"GET /gate HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .expect("sent");
     let mut text = Vec::new();
     while !text.ends_with(b"half\r\n") {
         assert!(stream.read_buf(&mut text).await.expect("read") > 0);
@@ -386,7 +399,9 @@ async fn addresses_change_while_transfers_run() {
     assert_eq!(one, both[1..]);
     TcpStream::connect(site.address).await.expect_err("refused");
     let mut stream = TcpStream::connect(one[0]).await.expect("connects");
-    let text = ask(&mut stream, b"GET /peer HTTP/1.1\r\n\r\n").await.expect("served");
+    let text = ask(&mut stream, b"GET /peer HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .expect("served");
     assert!(
         text.contains("repository: Some(docker)") && text.contains("secure: false"),
         "{text}"

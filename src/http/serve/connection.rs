@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use http::{HeaderValue, Request, StatusCode, header};
+use http::{HeaderValue, Request, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -47,6 +47,9 @@ const STREAMS: u32 = 100;
 const RESETS: usize = 20;
 /// Streams that we reset for a client's mistakes before it is sent away (RUSTSEC-2024-0003).
 const MISTAKES: usize = 100;
+
+/// What somebody is told whose request has no host, or several.
+const UNCLEAR: &str = "a request has one `Host`\n";
 
 /// What every connection needs.
 #[derive(Clone)]
@@ -218,6 +221,16 @@ where
     }
 }
 
+/// Whether everybody who reads this request takes it to be for the same host (RFC 9112, 3.2): a proxy before us may have
+/// read the other one.
+fn is_clear(request: &Request<Incoming>) -> bool {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    match request.version() {
+        Version::HTTP_11 => hosts == 1,
+        _ => hosts <= 1,
+    }
+}
+
 fn answer(
     mut router: Router,
     mut request: Request<Incoming>,
@@ -227,6 +240,7 @@ fn answer(
 ) -> impl Future<Output = Result<http::Response<Sent>, Infallible>> + use<> {
     let multiplexed = matches!(way, Way::Frames);
     let running = watch.request(multiplexed);
+    let is_clear = is_clear(&request);
     request.extensions_mut().insert(peer);
     let request = request.map(|body| {
         if body.is_end_stream() {
@@ -235,8 +249,15 @@ fn answer(
             Body::new(Received::new(body, Arc::clone(running.watch())))
         }
     });
-    let answer = router.call(request);
+    let answer = is_clear.then(|| router.call(request));
     async move {
+        let Some(answer) = answer else {
+            let mut refusal = http::Response::new(Sent::new(Body::from(UNCLEAR), way, running, None));
+            *refusal.status_mut() = StatusCode::BAD_REQUEST;
+            let close = HeaderValue::from_static("close");
+            refusal.headers_mut().insert(header::CONNECTION, close);
+            return Ok(refusal);
+        };
         let mut answer = answer.await?;
         let until_sent = answer.extensions_mut().remove::<UntilSent>();
         // Who is refused for want of room should not keep the room that a connection takes.
