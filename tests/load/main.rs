@@ -1,0 +1,25 @@
+//! What clients may cost the real binary: slow ones, many, wrong ones, and what is asked of the process meanwhile.
+//! Each row of the tables of availability and security is a test that has its number in its name.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that meets the unexpected should stop there"
+)]
+
+#[path = "../registry/support.rs"]
+#[allow(dead_code, clippy::print_stderr, reason = "the binary, of which a part is used here")]
+mod binary;
+mod blocking;
+mod clock;
+mod floods;
+mod limits;
+mod overload;
+mod probes;
+mod raw;
+mod reloads;
+mod slow;
+mod smuggling;
+mod stopping;
+#[path = "../support/mod.rs"]
+mod support;
