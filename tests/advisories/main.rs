@@ -7,6 +7,8 @@
     reason = "a test that meets the unexpected should stop there"
 )]
 
+mod authentication;
+mod authorization;
 #[path = "../registry/support.rs"]
 #[allow(dead_code, clippy::print_stderr, reason = "the binary, of which a part is used here")]
 mod binary;
@@ -14,8 +16,10 @@ mod cost;
 mod credentials;
 mod integrity;
 mod members;
+mod people;
 mod private_addresses;
 mod reading;
+mod secrets;
 mod supply;
 #[path = "../support/mod.rs"]
 mod support;
