@@ -160,7 +160,7 @@ async fn s05_a_stranger_takes_as_long_as_a_user() {
         ..AuthConfig::open(Anonymous::None)
     };
     let key = SigningKey::generate().expect("randomness");
-    let access = Access::new(&config, &key, &std::sync::Arc::new(Robots::default()), None);
+    let access = Access::new(&config, &key, &std::sync::Arc::new(Robots::default()), None).expect("access");
     let mut times = [Vec::new(), Vec::new()];
     for round in 0_u32..600 {
         let known = (round % 2) as usize;
@@ -196,7 +196,7 @@ async fn s05_one_hash_serves_all_who_show_the_same_password() {
     };
     let key = SigningKey::generate().expect("randomness");
     let robots = std::sync::Arc::new(Robots::default());
-    let access = std::sync::Arc::new(Access::new(&config, &key, &robots, None));
+    let access = std::sync::Arc::new(Access::new(&config, &key, &robots, None).expect("access"));
     let client = [127, 0, 0, 1].into();
     let shown = Presented::Password {
         user: "ada",
@@ -209,7 +209,7 @@ async fn s05_one_hash_serves_all_who_show_the_same_password() {
         access.identify(shown, client).await.expect("ada");
     }
     // A configuration read again knows them still: their line is the same.
-    let again = Access::new(&config, &key, &robots, Some(&access));
+    let again = Access::new(&config, &key, &robots, Some(&access)).expect("access");
     again.identify(shown, client).await.expect("ada");
     let took = began.elapsed();
     assert!(took < one * 10, "{took:?} for 5,201 logins, {one:?} for one hash");
