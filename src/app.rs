@@ -132,8 +132,7 @@ impl App {
     }
 
     /// Serves until SIGTERM or SIGINT, reloads at SIGHUP and when a file changed, then lets running requests finish.
-    pub async fn run(mut self) -> anyhow::Result<()> {
-        let mut signals = Signals::new()?;
+    pub async fn run(mut self, mut signals: Signals) -> anyhow::Result<()> {
         let _tidying = AbortOnDropHandle::new(tokio::spawn(tidy(Arc::clone(&self.front))));
         let mut watch = interval(WATCH);
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -388,15 +387,16 @@ enum Asked {
     Reload,
 }
 
-/// The signals that mean something here.
-struct Signals {
+/// The signals that mean something here. From when there is one, none of them ends the process by itself.
+pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    /// Listens to them from now on.
+    pub fn new() -> anyhow::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

@@ -22,7 +22,7 @@ use clap::{Args, Parser, Subcommand};
 
 use api::TagCommand;
 
-use crate::app::{self, App, Source};
+use crate::app::{self, App, Signals, Source};
 use crate::config::{self, Config, Environment, Loaded, Problem, RepositoryConfig};
 use crate::http::healthcheck;
 use crate::store::Store;
@@ -305,8 +305,10 @@ fn serve(file: &File) -> ExitCode {
     logs::start();
     block_on(async move {
         let app = App::start(source, loaded).await?;
+        // Before anybody is told the address, and with it that this is a server that can be asked to reload.
+        let signals = Signals::new()?;
         print!("{}", welcome(app.config(), app.addresses()));
-        app.run().await
+        app.run(signals).await
     })
 }
 
