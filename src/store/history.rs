@@ -167,7 +167,7 @@ impl Records {
     }
 }
 
-fn parse(text: &[u8]) -> Result<Story, String> {
+pub(super) fn parse(text: &[u8]) -> Result<Story, String> {
     serde_json::from_slice(text).map_err(|error| error.to_string())
 }
 

@@ -12,6 +12,8 @@ mod claim;
 mod disk;
 mod documents;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod growing;
 mod guards;
 pub mod history;

@@ -209,7 +209,7 @@ impl Records {
 }
 
 /// A link's contents. registry:2 writes no line end, people do.
-fn parse(contents: &[u8]) -> Option<Digest> {
+pub(super) fn parse(contents: &[u8]) -> Option<Digest> {
     std::str::from_utf8(contents).ok()?.trim_end().parse().ok()
 }
 

@@ -197,7 +197,7 @@ impl Pages {
 }
 
 /// The target of `rel="next"` in a `Link` header.
-fn next_link(header: &str) -> Option<&str> {
+pub(super) fn next_link(header: &str) -> Option<&str> {
     let mut rest = header;
     while let Some((_, link)) = rest.split_once('<') {
         let (target, after) = link.split_once('>')?;

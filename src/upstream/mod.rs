@@ -16,6 +16,8 @@ mod clients;
 mod credentials;
 mod endpoint;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 mod health;
 mod lanes;

@@ -176,7 +176,7 @@ async fn ask(
     read(&body).ok_or_else(|| Error::Lies("its token endpoint gives no token".to_owned()))
 }
 
-fn read(body: &[u8]) -> Option<Token> {
+pub(super) fn read(body: &[u8]) -> Option<Token> {
     let written: Written = serde_json::from_slice(body).ok()?;
     let life = life(written.expires_in.as_ref());
     let token = [written.token, written.access_token]
