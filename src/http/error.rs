@@ -150,6 +150,11 @@ impl Failure {
         *response.headers_mut() = *self.headers;
         let json = HeaderValue::from_static("application/json");
         response.headers_mut().insert(header::CONTENT_TYPE, json);
+        // What was to be stored is still on its way: nobody should send another request behind it.
+        if matches!(response.status().as_u16(), 413 | 507) {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
         response
     }
 }
@@ -268,8 +273,6 @@ impl From<store::Error> for Failure {
         };
         match code.status() {
             429 | 503 => failure.with(header::RETRY_AFTER, RETRY_AFTER),
-            // What was to be stored is still on its way: nobody should send another request behind it.
-            507 => failure.with(header::CONNECTION, HeaderValue::from_static("close")),
             _ => failure,
         }
     }
