@@ -211,7 +211,7 @@ mod tests {
         held.push(give(&slots, "127.0.0.1").expect("free"));
         assert!(pressure.is_high(Instant::now()));
         drop(held);
-        tokio::time::advance(SCARCE_FOR - Duration::from_secs(1)).await;
+        tokio::time::advance(SCARCE_FOR.saturating_sub(Duration::from_secs(1))).await;
         assert!(pressure.is_high(Instant::now()));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(!pressure.is_high(Instant::now()));
