@@ -313,6 +313,8 @@ fn plain_authority(text: &str) -> Option<String> {
     }
     let authority: Authority = text.parse().ok()?;
     let port = authority.as_str().strip_prefix(authority.host())?;
+    // `a.1.2` is no host to whoever reads URLs as browsers do: it would be a broken address.
+    url::Host::parse(authority.host()).ok()?;
     (port.is_empty() || authority.port_u16().is_some()).then(|| text.to_ascii_lowercase())
 }
 
