@@ -315,7 +315,8 @@ fn plain_authority(text: &str) -> Option<String> {
     let port = authority.as_str().strip_prefix(authority.host())?;
     // `a.1.2` is no host to whoever reads URLs as browsers do: it would be a broken address.
     url::Host::parse(authority.host()).ok()?;
-    (port.is_empty() || authority.port_u16().is_some()).then(|| text.to_ascii_lowercase())
+    let is_port = |digits: &str| digits.parse::<u16>().is_ok();
+    (port.is_empty() || port.strip_prefix(':').is_some_and(is_port)).then(|| text.to_ascii_lowercase())
 }
 
 /// A path that can stand in front of ours: neither a host in disguise (`//host`) nor a way up.

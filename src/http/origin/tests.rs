@@ -167,6 +167,7 @@ fn s16_what_could_mislead_is_no_host_and_no_path() {
         "[::1",
         // Found by fuzzing: an IPv4 address that is none.
         "r.example.2.9",
+        "[::]9999:19",
     ] {
         let peer = PROXY.parse().expect("an address");
         let mut all = HeaderMap::new();
