@@ -323,10 +323,7 @@ impl Ask {
 
     /// Reads a body. Only JSON that says so: a page of another site can make a browser send anything else.
     pub(super) async fn read<T: DeserializeOwned>(&self, body: Body) -> Result<T, Failure> {
-        let content_type = self.parts.headers.get(header::CONTENT_TYPE);
-        let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let essence = content_type.split(';').next().unwrap_or_default().trim();
-        if !essence.eq_ignore_ascii_case("application/json") {
+        if !is_of_type(&self.parts, "application/json") {
             let message = "this takes a body of Content-Type application/json";
             return Err(Failure::new(ErrorCode::Unsupported, message).with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
@@ -401,6 +398,14 @@ fn audited(method: &Method, path: &str) -> Option<&'static str> {
         token if token.starts_with("tokens/") => "revoke-token",
         _ => return None,
     })
+}
+
+/// Whether a body is said to be of a type, whatever its parameters.
+pub(super) fn is_of_type(parts: &Parts, wanted: &str) -> bool {
+    let said = parts.headers.get(header::CONTENT_TYPE);
+    let said = said.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = said.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case(wanted)
 }
 
 pub(super) fn json(status: StatusCode, bytes: Vec<u8>) -> Response {

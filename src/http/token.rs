@@ -16,7 +16,7 @@ use super::credentials::{Shown, Visitor};
 use super::error::Failure;
 use super::serve::Peer;
 use super::site::{Front, Site};
-use super::{REQUEST_ID, RequestId, dispatch};
+use super::{REQUEST_ID, RequestId, api, dispatch};
 use crate::access::Identity;
 use crate::oci::operation::Action;
 use crate::oci::{ErrorCode, ImageName};
@@ -67,10 +67,7 @@ pub(super) async fn wrong_method(State(front): State<Arc<Front>>, request: Reque
 }
 
 async fn form(parts: &Parts, body: Body) -> Result<(Asked, Option<Proof>), Failure> {
-    let content_type = parts.headers.get(header::CONTENT_TYPE);
-    let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+    if !api::is_of_type(parts, "application/x-www-form-urlencoded") {
         let message = "this takes a form, of Content-Type application/x-www-form-urlencoded";
         return Err(Failure::new(ErrorCode::Unsupported, message).with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
@@ -231,10 +228,7 @@ impl Exchange {
         {
             document["refresh_token"] = refresh.token.into();
         }
-        let mut response = Response::new(Body::from(document.to_string()));
-        let json = HeaderValue::from_static("application/json");
-        response.headers_mut().insert(header::CONTENT_TYPE, json);
-        Ok(response)
+        Ok(api::json(StatusCode::OK, document.to_string().into_bytes()))
     }
 
     /// Whether somebody whom nobody here knows is taken for nobody.
