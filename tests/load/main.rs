@@ -14,6 +14,7 @@ mod blocking;
 mod clock;
 mod floods;
 mod limits;
+mod memory;
 mod overload;
 mod probes;
 mod raw;

@@ -74,13 +74,18 @@ pub(crate) async fn metric(registry: &Registry, series: &str) -> f64 {
 
 /// Memory of the process in use, in bytes.
 pub(crate) fn resident(registry: &Registry) -> u64 {
+    process_status(registry, "VmRSS:")
+}
+
+/// A size that the kernel tells of the process, in bytes.
+pub(crate) fn process_status(registry: &Registry, name: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{}/status", registry.process())).expect("its status");
-    let line = text.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
-    let kilobytes: u64 = line
-        .split_whitespace()
-        .nth(1)
-        .expect("a number")
-        .parse()
-        .expect("a number");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("a size");
+    let kilobytes: u64 = line.trim().strip_suffix(" kB").expect("kB").parse().expect("a number");
     kilobytes * 1024
+}
+
+/// Whether rows are to be shown at their full size, which takes a release and a machine with nothing else to do.
+pub(crate) fn is_full() -> bool {
+    std::env::var("ENTREPOT_TESTS").is_ok_and(|size| size == "full")
 }
