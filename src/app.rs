@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::access::{Access, SigningKey};
@@ -134,6 +134,9 @@ impl App {
     /// Serves until SIGTERM or SIGINT, reloads at SIGHUP and when a file changed, then lets running requests finish.
     pub async fn run(mut self, mut signals: Signals) -> anyhow::Result<()> {
         let _tidying = AbortOnDropHandle::new(tokio::spawn(tidy(Arc::clone(&self.front))));
+        let every = self.config.storage.gc.every;
+        let _reclaiming =
+            every.map(|every| AbortOnDropHandle::new(tokio::spawn(reclaim(Arc::clone(&self.front), every))));
         let mut watch = interval(WATCH);
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -269,6 +272,18 @@ async fn tidy(front: Arc<Front>) {
     }
 }
 
+/// Gives back what nothing needs, now and then; the first time not before that long after the start.
+async fn reclaim(front: Arc<Front>, every: Duration) {
+    let mut rounds = interval_at(Instant::now() + every, every);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        if let Err(error) = front.reclaim(false).await {
+            tracing::error!(%error, "what nothing needs could not be reclaimed");
+        }
+    }
+}
+
 /// The tasks that keep images warm, one for each remote that has any. They end with this.
 #[derive(Default)]
 struct Warmers(Vec<(Arc<RemoteRepository>, AbortOnDropHandle<()>)>);
@@ -326,6 +341,7 @@ fn site(config: &Config, repositories: Repositories, access: Access, audit: Audi
         proxies: Proxies::new(config.server.external_url.as_ref(), &config.server.trusted_proxies),
         audit,
         limits: config.server.limits.clone(),
+        grace: config.storage.gc.grace,
         metrics_elsewhere: config.server.metrics.is_some(),
     }
 }

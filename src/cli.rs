@@ -7,6 +7,7 @@
 
 mod api;
 mod credentials;
+mod gc;
 mod passwd;
 mod token;
 
@@ -60,6 +61,16 @@ enum Command {
     Schema,
     /// Rebuild the index of a stopped store from what is on disk.
     Reindex(File),
+    /// Give back the room of what nothing needs: of a running server, or with `-c` of its store while it is stopped.
+    Gc {
+        /// Change nothing, and say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        file: File,
+        #[command(flatten)]
+        server: Server,
+    },
     /// Exit 0 if the local server is ready: for container images without a shell.
     Healthcheck(File),
     /// What a tag meant and when; hold it; put it back.
@@ -206,6 +217,10 @@ pub fn run() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Command::Reindex(file)) => reindex(&file.or(cli.file)),
+        Some(Command::Gc { dry_run, file, server }) => match file.or(cli.file) {
+            file if file.config.is_some() && server.server.is_none() => gc::stopped(&file, dry_run, server.json),
+            _ => gc::running(&server.url(), dry_run, server.json),
+        },
         Some(Command::Healthcheck(file)) => health(&file.or(cli.file)),
         Some(Command::Tags(command)) => tags(&command),
         Some(Command::Passwd { user }) => passwd::passwd(&user),

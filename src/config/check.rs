@@ -20,11 +20,17 @@ use super::node::At;
 use super::scalar::{Count, Size, Time, Timeout};
 use super::spelling::nearest;
 use super::units::excerpt;
-use super::{Config, Listen, LocalConfig, RepositoryConfig, ServerConfig, Share, StorageConfig, TlsConfig};
+use super::{Config, GcConfig, Listen, LocalConfig, RepositoryConfig, ServerConfig, Share, StorageConfig, TlsConfig};
 use crate::oci::RepositoryKey;
 
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 5000);
 const MIN_FREE: Share = Share::Percent(5);
+const GC: GcConfig = GcConfig {
+    every: Some(Duration::from_secs(6 * 60 * 60)),
+    grace: Duration::from_secs(24 * 60 * 60),
+};
+/// A push that takes longer than this from a blob to its manifest is nothing unusual.
+const SHORT_GRACE: Duration = Duration::from_secs(5 * 60);
 const STORAGE: &str = "./data";
 const DRAIN: Duration = Duration::from_secs(60);
 const LIMITS: super::Limits = super::Limits {
@@ -98,6 +104,7 @@ impl<'a> Checker<'a> {
                     .get()
                     .and_then(|storage| storage.min_free.get())
                     .map_or(MIN_FREE, |part| part.0),
+                gc: self.gc(written.storage.get().and_then(|storage| storage.gc.get())),
             },
             auth: self.auth(written),
             repositories: self.repositories(written),
@@ -320,6 +327,23 @@ const NO_SERVER: file::Server = file::Server {
 
 fn is_same(one: SocketAddr, other: SocketAddr) -> bool {
     one == other && one.port() != 0
+}
+
+impl Checker<'_> {
+    fn gc(&mut self, written: Option<&file::Reclaiming>) -> GcConfig {
+        let Some(written) = written else { return GC };
+        let grace = timeout(&written.grace, GC.grace);
+        if grace < SHORT_GRACE
+            && let Some((at, _)) = written.grace.with_place()
+        {
+            let text = "a push that takes longer than this from a blob to its manifest has to send the blob again; 5m or more is safer";
+            self.findings.add(Finding::warning(at, text));
+        }
+        GcConfig {
+            every: written.every.get().map_or(GC.every, |every| every.0),
+            grace,
+        }
+    }
 }
 
 fn limits(written: Option<&Limits>) -> super::Limits {

@@ -131,6 +131,20 @@ pub(super) struct Storage {
     /// How much of the disk stays free: below it pushes are refused, and what is fetched is passed on but not kept.
     #[schemars(extend("default" = "5%"))]
     pub(super) min_free: Field<Part>,
+    /// How what nothing needs is reclaimed.
+    pub(super) gc: Field<Reclaiming>,
+}
+
+/// How what nothing needs is reclaimed while the server runs.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Reclaiming {
+    /// How often the store is looked through; `forever` is only when somebody asks for it (`entrepot gc`).
+    #[schemars(extend("default" = "6h"))]
+    pub(super) every: Field<Patience>,
+    /// For how long something has to have been needed by nothing, and been promised to nobody, before it goes.
+    #[schemars(extend("default" = "24h"))]
+    pub(super) grace: Field<Timeout>,
 }
 
 /// Who may do what.
@@ -496,6 +510,7 @@ const PLACES: &[(&str, &str)] = &[
     ("Local", "a local repository"),
     ("Remote", "a remote repository"),
     ("Virtual", "a virtual repository"),
+    ("Reclaiming", "`storage.gc`"),
     ("Server", "`server`"),
     ("Limits", "`server.limits`"),
     ("Tls", "`server.tls`"),

@@ -143,6 +143,17 @@ pub struct StorageConfig {
     pub path: PathBuf,
     /// How much of the disk stays free: below it pushes are refused and what comes from upstreams is not kept.
     pub min_free: Share,
+    /// How what nothing needs is reclaimed.
+    pub gc: GcConfig,
+}
+
+/// How what nothing needs is reclaimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GcConfig {
+    /// How often the store is looked through; without it, when somebody asks for it.
+    pub every: Option<Duration>,
+    /// For how long something has to have been needed by nothing.
+    pub grace: Duration,
 }
 
 /// A part of a disk.

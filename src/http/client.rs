@@ -21,7 +21,7 @@ use crate::config::Secret;
 
 /// For the connection and its TLS handshake.
 const CONNECT: Duration = Duration::from_secs(10);
-/// From the request to the headers of the answer; what is asked may have to ask an upstream.
+/// From the request to the headers of the answer, unless it is known to take longer; what is asked may have to ask an upstream.
 const ANSWER: Duration = Duration::from_secs(120);
 /// The longest pause within an answer.
 const PAUSE: Duration = Duration::from_secs(3600);
@@ -35,6 +35,8 @@ pub struct Client {
     host: String,
     port: u16,
     login: Option<Login>,
+    /// From the request to the headers of the answer.
+    answer: Duration,
 }
 
 /// Who we are to a server.
@@ -90,7 +92,13 @@ impl Client {
             host,
             port,
             login: None,
+            answer: ANSWER,
         })
+    }
+
+    /// The same for what takes its time, such as looking through a whole store.
+    pub fn patient(self) -> Self {
+        Self { answer: PAUSE, ..self }
     }
 
     /// The same as somebody.
@@ -185,7 +193,7 @@ impl Client {
             let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting()?));
             exchange(timeout(CONNECT, connector.connect(name, stream)).await??, request).await
         };
-        let response = match timeout(CONNECT + ANSWER, asked).await {
+        let response = match timeout(CONNECT + self.answer, asked).await {
             Ok(response) => response.with_context(|| format!("{} cannot be asked", self.server))?,
             Err(_) => bail!("{} did not answer in time", self.server),
         };

@@ -261,6 +261,10 @@ impl From<store::Error> for Failure {
                 ErrorCode::Unavailable,
                 "too many files are open at the moment: nothing was stored".to_owned(),
             ),
+            store::Error::NoSuchBlob(digest) => (
+                ErrorCode::ManifestBlobUnknown,
+                format!("{digest} is not in this image any more: push it again"),
+            ),
             store::Error::Index(_) | store::Error::Closed => (ErrorCode::Unavailable, error.to_string()),
             _ => (
                 ErrorCode::Internal,

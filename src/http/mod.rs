@@ -17,6 +17,7 @@ mod credentials;
 mod dispatch;
 mod error;
 mod gate;
+mod gc;
 pub mod healthcheck;
 mod image_text;
 mod list;

@@ -9,7 +9,7 @@ use tower::util::MapResponseLayer;
 
 use super::shield::shield;
 use super::site::Front;
-use super::{api, dispatch, prefetch, probes, token, tokens};
+use super::{api, dispatch, gc, prefetch, probes, token, tokens};
 
 /// A path of its own on the main address. The distribution API is not among them: it has the name in the middle of its
 /// paths, and a key may stand before `/v2`, so it is the fallback, and one pure function reads those paths
@@ -29,6 +29,7 @@ pub enum Endpoint {
     UnpinTag,
     RollBackTag,
     Prefetch,
+    Gc,
     Tokens,
     Token,
 }
@@ -48,6 +49,7 @@ impl Endpoint {
         Self::UnpinTag,
         Self::RollBackTag,
         Self::Prefetch,
+        Self::Gc,
         Self::Tokens,
         Self::Token,
     ];
@@ -67,6 +69,7 @@ impl Endpoint {
             Self::UnpinTag => "/api/v1/tags/unpin",
             Self::RollBackTag => "/api/v1/tags/rollback",
             Self::Prefetch => "/api/v1/prefetch",
+            Self::Gc => "/api/v1/gc",
             Self::Tokens => "/api/v1/tokens",
             Self::Token => "/api/v1/tokens/{id}",
         }
@@ -82,7 +85,7 @@ impl Endpoint {
             | Self::Metrics
             | Self::Description
             | Self::TagHistory => &["GET"],
-            Self::PinTag | Self::UnpinTag | Self::RollBackTag | Self::Prefetch => &["POST"],
+            Self::PinTag | Self::UnpinTag | Self::RollBackTag | Self::Prefetch | Self::Gc => &["POST"],
             Self::Mint | Self::Tokens => &["GET", "POST"],
             Self::Token => &["DELETE"],
         }
@@ -101,6 +104,7 @@ impl Endpoint {
             Self::UnpinTag => post(api::unpin),
             Self::RollBackTag => post(api::roll_back),
             Self::Prefetch => post(prefetch::prefetch),
+            Self::Gc => post(gc::reclaim),
             Self::Tokens => get(tokens::list).post(tokens::create),
             Self::Token => delete(tokens::revoke),
         };

@@ -17,7 +17,7 @@ use super::serve::Peer;
 use crate::access::{Access, Robots};
 use crate::config::Limits;
 use crate::repository::Repositories;
-use crate::store::{self, Store};
+use crate::store::{self, Reclaimed, Reclaiming, Store};
 use crate::telemetry::{Audit, Metrics};
 
 /// How long a store that could be written is taken to be writable: a probe writes and syncs, and anybody may probe.
@@ -36,6 +36,8 @@ pub struct Site {
     pub audit: Audit,
     /// What a request may cost.
     pub limits: Limits,
+    /// How long something has to have been needed by nothing before its room is given back.
+    pub grace: Duration,
     /// Whether `/metrics` is answered on an address of its own instead of here.
     pub metrics_elsewhere: bool,
 }
@@ -95,6 +97,22 @@ impl Front {
         self.store.check_writable().await?;
         *writable = Some(Instant::now());
         Ok(())
+    }
+
+    /// Gives back what nothing needs, or says what would be.
+    pub async fn reclaim(&self, dry_run: bool) -> Result<Reclaimed, store::Error> {
+        let what = {
+            let site = self.site.load();
+            Reclaiming {
+                local: site.repositories.locals().cloned().collect(),
+                grace: site.grace,
+            }
+        };
+        if dry_run {
+            self.store.would_reclaim(what).await
+        } else {
+            self.store.reclaim(what).await
+        }
     }
 
     /// From now on we are not ready: no new work should be sent here.

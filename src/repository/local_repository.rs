@@ -13,7 +13,7 @@ use crate::oci::{
     Algorithm, Answer, Descriptor, Digest, ErrorCode, ImageName, Manifest, Page, Pattern, Reference, Refusal,
     RepositoryKey, Tag,
 };
-use crate::store::{self, Store, Upload};
+use crate::store::{self, Present, Store, Upload};
 
 /// How many missing blobs a refusal names: enough to act on, bounded whatever the manifest says.
 const NAMED_MISSING: usize = 10;
@@ -187,8 +187,10 @@ impl LocalRepository {
             Reference::Digest(_) => {}
             Reference::Tag(tag) => all_tags.push(tag.clone()),
         }
-        self.check_references(through, image, &contents).await?;
-        self.image(image).put_manifest(&manifest, &contents, &all_tags).await?;
+        let present = self.check_references(through, image, &contents).await?;
+        self.image(image)
+            .put_manifest(&manifest, &contents, &all_tags, present)
+            .await?;
         through.forget_absences(image);
         Ok(Pushed {
             digest: manifest.digest,
@@ -196,20 +198,24 @@ impl LocalRepository {
         })
     }
 
+    /// What a manifest refers to, and is here.
     async fn check_references(
         &self,
         through: &Repository,
         image: &ImageName,
         contents: &Contents,
-    ) -> Result<(), Error> {
+    ) -> Result<Present, Error> {
         let records = self.image(image);
-        let mut missing = Vec::new();
+        let (mut present, mut missing) = (Present::default(), Vec::new());
         let blobs = contents.config.iter().chain(&contents.layers);
         for descriptor in blobs.filter(|descriptor| !descriptor.may_be_absent()) {
-            let size = match records.has_blob(&descriptor.digest).await? {
-                Some(size) => Some(size),
-                None => self.adopt(through, image, &descriptor.digest).await?,
-            };
+            let mut size = records.has_blob(&descriptor.digest).await?;
+            if size.is_none() {
+                size = records.take_back(&descriptor.digest).await?;
+            }
+            if size.is_none() {
+                size = self.adopt(through, image, &descriptor.digest).await?;
+            }
             match size {
                 None => missing.push(&descriptor.digest),
                 Some(size) if size != descriptor.size => {
@@ -219,16 +225,18 @@ impl LocalRepository {
                     );
                     return Err(Refusal::new(ErrorCode::ManifestInvalid, message).into());
                 }
-                Some(_) => {}
+                Some(_) => present.blobs.push(descriptor.digest.clone()),
             }
         }
         for descriptor in &contents.manifests {
-            if records.manifest(&descriptor.digest).await?.is_none() {
+            if records.manifest(&descriptor.digest).await?.is_some() {
+                present.manifests.push(descriptor.digest.clone());
+            } else {
                 missing.push(&descriptor.digest);
             }
         }
         if missing.is_empty() || self.config.allow_sparse {
-            return Ok(());
+            return Ok(present);
         }
         let named: Vec<&str> = missing
             .iter()

@@ -127,6 +127,14 @@ impl Repositories {
         })
     }
 
+    /// The keys of those that are pushed to.
+    pub fn locals(&self) -> impl Iterator<Item = &RepositoryKey> {
+        self.by_key.values().filter_map(|repository| match repository {
+            Repository::Local(local) => Some(local.key()),
+            _ => None,
+        })
+    }
+
     /// All keys, sorted.
     pub fn keys(&self) -> impl Iterator<Item = &RepositoryKey> {
         self.by_key.keys()

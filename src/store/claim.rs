@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::disk::{Disk, read_small};
 use super::error::Error;
@@ -18,15 +18,17 @@ pub(super) fn claim(layout: &Layout, disk: &Disk) -> Result<File, Error> {
     let known = read_format(layout)?;
     make_root(root)?;
     let lock = lock(&layout.lock(), root)?;
-    for directory in [layout.spool(), layout.uploads(), layout.blobs(), layout.repositories()] {
-        disk.make_directories(&[&directory])?;
+    let parts = [
+        layout.spool(),
+        layout.uploads(),
+        layout.trash(),
+        layout.blobs(),
+        layout.repositories(),
+    ];
+    for directory in &parts {
+        disk.make_directories(&[directory])?;
     }
-    one_filesystem(&[
-        &layout.spool(),
-        &layout.uploads(),
-        &layout.blobs(),
-        &layout.repositories(),
-    ])?;
+    one_filesystem(&parts)?;
     if !known {
         disk.write(&layout.format(), format!("{FORMAT}\n").as_bytes())?;
     }
@@ -85,13 +87,13 @@ fn lock(path: &Path, root: &Path) -> Result<File, Error> {
     }
 }
 
-fn one_filesystem(parts: &[&Path]) -> Result<(), Error> {
+fn one_filesystem(parts: &[PathBuf]) -> Result<(), Error> {
     let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).map_err(Error::disk(path));
     for pair in parts.windows(2) {
-        if device(pair[0])? != device(pair[1])? {
+        if device(&pair[0])? != device(&pair[1])? {
             return Err(Error::Filesystems {
-                first: pair[0].to_owned(),
-                second: pair[1].to_owned(),
+                first: pair[0].clone(),
+                second: pair[1].clone(),
             });
         }
     }

@@ -1,9 +1,10 @@
 //! What stands between a blob's bytes and their removal.
 //!
-//! Bytes are removed by one only, eviction, and looked for by many. Whoever makes a link to bytes holds the shared side of
-//! the digest's lock from "they are here" to "the link is written"; whoever removes them holds the other side from the
-//! last look to the removal. The tree is searched for links before that, without a lock, since it takes its time: for as
-//! long, the digest is condemned, and a link that is written meanwhile leaves a mark.
+//! Bytes are removed by one at a time, eviction or reclaiming, and looked for by many. Whoever makes a link to bytes holds
+//! the shared side of the digest's lock from "they are here" to "the link is written"; whoever removes them holds the
+//! other side from the last look to the removal. The tree is searched for links before that, without a lock, since it
+//! takes its time: for as long, the digest is condemned, and a link that is written meanwhile leaves a mark. So does, for
+//! reclaiming, whoever was told that a blob is here: a client that has been told so does not send it.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -33,10 +34,11 @@ struct Readers {
     sweep_at: usize,
 }
 
-/// The repository that wants to be rid of a digest, and whether somebody has linked it since.
+/// The repository that wants to be rid of a digest, if it is one and not the whole store, and whether somebody has linked
+/// it since.
 #[derive(Debug)]
 struct Sentence {
-    repository: RepositoryKey,
+    repository: Option<RepositoryKey>,
     rescue: Rescue,
 }
 
@@ -117,9 +119,9 @@ impl Guards {
     }
 
     /// From now on links to these digests leave a mark. By one at a time.
-    pub(super) fn condemn<'a>(&'a self, repository: &RepositoryKey, digests: &'a [Digest]) -> Condemned<'a> {
+    pub(super) fn condemn<'a>(&'a self, repository: Option<&RepositoryKey>, digests: &'a [Digest]) -> Condemned<'a> {
         let sentence = || Sentence {
-            repository: repository.clone(),
+            repository: repository.cloned(),
             rescue: Rescue::None,
         };
         let all = digests.iter().map(|digest| (digest.clone(), sentence()));
@@ -130,12 +132,23 @@ impl Guards {
     /// A link to this digest was written. To be called by who shares its lock.
     pub(super) fn linked(&self, repository: &RepositoryKey, digest: &Digest) {
         if let Some(sentence) = self.condemned().get_mut(digest) {
-            let by = if sentence.repository == *repository {
+            let by = if sentence.repository.as_ref() == Some(repository) {
                 Rescue::Own
             } else {
                 Rescue::Others
             };
             sentence.rescue = sentence.rescue.max(by);
+        }
+    }
+
+    /// Somebody was told that this digest is here. To be called by who shares its lock.
+    pub(super) fn promised(&self, digest: &Digest) {
+        if let Some(sentence) = self
+            .condemned()
+            .get_mut(digest)
+            .filter(|sentence| sentence.repository.is_none())
+        {
+            sentence.rescue = sentence.rescue.max(Rescue::Others);
         }
     }
 }
@@ -151,6 +164,10 @@ impl Readers {
 }
 
 impl Condemned<'_> {
+    pub(super) fn includes(&self, digest: &Digest) -> bool {
+        self.guards.condemned().contains_key(digest)
+    }
+
     /// Whether a digest has been linked since it was condemned.
     pub(super) fn rescue(&self, digest: &Digest) -> Rescue {
         let condemned = self.guards.condemned();

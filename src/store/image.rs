@@ -25,6 +25,15 @@ pub struct TagRecord {
     pub moves: Arc<[Move]>,
 }
 
+/// What has to be in an image for a manifest to be put into it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Present {
+    /// Blobs that may be read in it.
+    pub blobs: Vec<Digest>,
+    /// Manifests.
+    pub manifests: Vec<Digest>,
+}
+
 impl TagRecord {
     pub(super) fn new(digest: Digest, verified: Option<SystemTime>, story: Story) -> Self {
         Self {
@@ -119,12 +128,21 @@ impl Image {
     pub async fn has_blob(&self, digest: &Digest) -> Result<Option<u64>, Error> {
         let digest = digest.clone();
         self.read(move |image| {
-            if image.inner.records.has_layer(&image.place, &digest)? {
-                image.inner.keep.used(&image.place.repository, [&digest]);
-                image.inner.blob_size(&digest)
-            } else {
-                Ok(None)
+            let Inner {
+                records, blobs, keep, ..
+            } = &*image.inner;
+            if !records.has_layer(&image.place, &digest)? {
+                return Ok(None);
             }
+            keep.used(&image.place.repository, [&digest]);
+            let Some(size) = image.inner.blob_size(&digest)? else {
+                return Ok(None);
+            };
+            // Who is told that it is here relies on it: it has to be so when that is noted.
+            let _stays = blobs.guards.share(&digest);
+            let is_here = records.has_layer(&image.place, &digest)? && blobs.look(&digest)?.is_some();
+            image.inner.promise(&image.place, &digest);
+            Ok(is_here.then_some(size))
         })
         .await
     }
@@ -151,6 +169,7 @@ impl Image {
                 return Err(Error::NoSuchBlob(digest));
             };
             let linked = image.inner.records.link_layer(&image.place, &digest);
+            image.inner.promise(&image.place, &digest);
             image.follow_blob(&digest, Some(size));
             if linked.is_ok() {
                 image.inner.keep.linked(&image.place.repository, &digest, size);
@@ -228,12 +247,20 @@ impl Image {
         .await
     }
 
-    /// Stores a manifest that was pushed and lets these tags mean it, durably. What it refers to is the caller's
-    /// business. Refused if one of the tags is pinned to something else.
-    pub async fn put_manifest(&self, manifest: &Manifest, contents: &Contents, tags: &[Tag]) -> Result<(), Error> {
+    /// Stores a manifest that was pushed and lets these tags mean it, durably. Of what it refers to, `present` has to be
+    /// here; whether there is more is the caller's business. Refused if one of the tags is pinned to something else.
+    pub async fn put_manifest(
+        &self,
+        manifest: &Manifest,
+        contents: &Contents,
+        tags: &[Tag],
+        present: Present,
+    ) -> Result<(), Error> {
         let (manifest, contents, tags) = (manifest.clone(), contents.clone(), tags.to_vec());
         self.write(move |image| {
             image.inner.check_space(&image.place)?;
+            // With the image's turn: what was here when the caller looked may have gone.
+            image.check_present(&present)?;
             let records = &image.inner.records;
             image.check_movable(&tags, Some(&manifest.digest))?;
             let put = records.put_tagged(&image.place, &manifest, &tags, PUSH, None);
@@ -242,6 +269,46 @@ impl Image {
                 image.inner.keep.put(&image.place.repository, &manifest.digest);
             }
             put
+        })
+        .await
+    }
+
+    /// By who has the image's turn.
+    fn check_present(&self, present: &Present) -> Result<(), Error> {
+        for digest in &present.blobs {
+            self.check_blob(digest)?;
+        }
+        for digest in &present.manifests {
+            if self.inner.records.manifest(&self.place, digest)?.is_none() {
+                return Err(Error::NoSuchBlob(digest.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_blob(&self, digest: &Digest) -> Result<(), Error> {
+        let Inner { records, blobs, .. } = &*self.inner;
+        {
+            let _stays = blobs.guards.share(digest);
+            if records.has_layer(&self.place, digest)? && blobs.look(digest)?.is_some() {
+                self.inner.promise(&self.place, digest);
+                return Ok(());
+            }
+        }
+        if self.inner.take_back(&self.place, digest)? {
+            self.follow_blob(digest, self.inner.blob_size(digest)?);
+            return Ok(());
+        }
+        Err(Error::NoSuchBlob(digest.clone()))
+    }
+
+    /// Takes a blob back that this image had, if it was taken away because nothing needed it. Its size.
+    pub async fn take_back(&self, digest: &Digest) -> Result<Option<u64>, Error> {
+        let digest = digest.clone();
+        self.write(move |image| match image.check_blob(&digest) {
+            Ok(()) => image.inner.blob_size(&digest),
+            Err(Error::NoSuchBlob(_)) => Ok(None),
+            Err(error) => Err(error),
         })
         .await
     }

@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+pub(super) use links::{entries, place_of};
 pub use reservation::Reservation;
 use tokio::sync::Semaphore;
 
@@ -123,7 +124,8 @@ impl Keep {
         self.get(repository).is_some()
     }
 
-    fn one_at_a_time(&self) -> MutexGuard<'_, ()> {
+    /// Whoever removes bytes does so alone.
+    pub(super) fn one_at_a_time(&self) -> MutexGuard<'_, ()> {
         self.evicting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -17,6 +17,8 @@
 //! │   └── <alg>-<hex>.{part,note}               a blob that came in part, and how far it is known to be right
 //! ├── private/{signing-key,robots.json}         what nobody else reads: what signs our tokens, and who the robots are
 //! ├── uploads/<id>/{data,state.json}            push sessions
+//! ├── trash/<alg>-<hex>{,.images}               what nothing needed, and can still be taken back
+//! ├── reclaim.json                              what may go, and since when: written when the store is closed
 //! ├── index/{session,sled/}                     what can be rebuilt from the rest
 //! ├── index.stamp                               that the index was closed cleanly, and what was in it
 //! ├── format                                    which version of this tree it is
@@ -147,6 +149,14 @@ impl Layout {
 
     pub(super) fn upload(&self, id: UploadId) -> PathBuf {
         self.uploads().join(id.to_string())
+    }
+
+    pub(super) fn trash(&self) -> PathBuf {
+        self.root.join("trash")
+    }
+
+    pub(super) fn sightings(&self) -> PathBuf {
+        self.root.join("reclaim.json")
     }
 
     pub(super) fn documents(&self) -> PathBuf {

@@ -24,12 +24,14 @@ mod keep;
 mod layout;
 mod partials;
 mod rebuild;
+mod reclaim;
 mod records;
 mod rows;
 mod space;
 mod spool;
 mod stamp;
 mod tags;
+mod trash;
 mod turns;
 mod uploads;
 
@@ -42,19 +44,20 @@ pub use blobs::BlobFile;
 pub use documents::Document;
 pub use error::{Error, FinishError};
 pub use history::{Meaning, Move};
-pub use image::{Image, TagRecord};
+pub use image::{Image, Present, TagRecord};
 pub use keep::{Keeping, Reservation, Tidied};
+pub use reclaim::{Reclaimed, Reclaiming};
 pub use spool::{SpoolFile, SpoolReader, VerifiedFile};
 pub use uploads::{NOBODY, Upload};
 
 use blobs::Blobs;
 use disk::Disk;
-use guards::Guards;
 use hot::Hot;
 use index::Index;
 use keep::Keep;
 use layout::{Layout, Place};
 use partials::Partials;
+use reclaim::Reclaim;
 use records::Records;
 use space::Space;
 use stamp::Reason;
@@ -113,6 +116,7 @@ struct Inner {
     uploads: Arc<Uploads>,
     partials: Arc<Partials>,
     keep: Keep,
+    reclaim: Reclaim,
     space: Arc<Space>,
     /// Held while the store is open.
     _lock: File,
@@ -124,21 +128,12 @@ impl Inner {
         let disk = Arc::new(Disk::new(&layout));
         let lock = claim::claim(&layout, &disk)?;
         let partials = Partials::take_over(&layout.spool())?;
-        let blobs = Arc::new(Blobs {
-            layout: layout.clone(),
-            disk: Arc::clone(&disk),
-            guards: Guards::new(),
-            verdicts: Blobs::no_verdicts(),
-            metrics: Arc::clone(metrics),
-        });
-        let records = Records {
-            layout: layout.clone(),
-            disk: Arc::clone(&disk),
-            blobs: Arc::clone(&blobs),
-        };
+        let records = Records::of(&layout, &disk, metrics);
+        let blobs = Arc::clone(&records.blobs);
         let space = Space::new(options.path.clone(), options.min_free, Arc::clone(metrics));
         let space = Arc::new(space);
         let uploads = Arc::new(Uploads::open(&blobs, &space, options)?);
+        let reclaim = Reclaim::open(&layout, &disk)?;
         let (index, reason) = Index::open(&layout, &disk, |closed| rebuild::has_changed(&layout, closed));
         let inner = Self {
             disk,
@@ -150,6 +145,7 @@ impl Inner {
             uploads,
             partials,
             keep: Keep::new(Arc::clone(metrics)),
+            reclaim,
             space,
             _lock: lock,
         };
@@ -249,6 +245,9 @@ impl Store {
         let inner = Arc::clone(&self.inner);
         let closed = blocking(move || {
             inner.write_notes(true);
+            if let Err(error) = inner.reclaim.close(&inner.blobs.layout, &inner.disk) {
+                tracing::warn!(%error, "what may be reclaimed is found out anew after the next start");
+            }
             let closed = inner.index.close();
             drop(turns);
             closed

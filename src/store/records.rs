@@ -13,9 +13,11 @@ use std::sync::Arc;
 use super::blobs::Blobs;
 use super::disk::{Disk, is_absence, read_small};
 use super::error::Error;
+use super::guards::Guards;
 use super::layout::{Layout, Place, linked};
 use crate::oci::manifest::Contents;
 use crate::oci::{Algorithm, Digest, Manifest, Tag};
+use crate::telemetry::Metrics;
 
 /// A digest has 135 characters at most, a media type 255.
 const LONGEST_RECORD: u64 = 1024;
@@ -29,6 +31,22 @@ pub(super) struct Records {
 }
 
 impl Records {
+    /// Those below a root. Nothing is looked at yet.
+    pub(super) fn of(layout: &Layout, disk: &Arc<Disk>, metrics: &Arc<Metrics>) -> Self {
+        let blobs = Blobs {
+            layout: layout.clone(),
+            disk: Arc::clone(disk),
+            guards: Guards::new(),
+            verdicts: Blobs::no_verdicts(),
+            metrics: Arc::clone(metrics),
+        };
+        Self {
+            layout: layout.clone(),
+            disk: Arc::clone(disk),
+            blobs: Arc::new(blobs),
+        }
+    }
+
     /// The digest that a link holds.
     fn link(&self, path: &Path) -> Result<Option<Digest>, Error> {
         let digest = match read_small(path, LONGEST_RECORD) {

@@ -5,6 +5,7 @@ mod images;
 mod indexing;
 mod keeping;
 mod model;
+mod reclaiming;
 mod uploading;
 
 use super::*;

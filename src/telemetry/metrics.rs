@@ -101,6 +101,9 @@ pub struct Metrics {
     no_room: IntCounterVec,
     evicted_blobs: IntCounterVec,
     evicted_bytes: IntCounterVec,
+    gc_runs: IntCounterVec,
+    gc_blobs: IntCounter,
+    gc_freed: IntCounter,
     disk_free: IntGauge,
     disk_min_free: IntGauge,
     audit_lost: IntCounter,
@@ -271,6 +274,16 @@ impl Metrics {
                 "Their bytes.",
                 &["repository", "reason"],
             )?,
+            gc_runs: add.counters(
+                "entrepot_gc_runs_total",
+                "Passes over the store that looked for what nothing needs, by result: success or failure.",
+                &["result"],
+            )?,
+            gc_blobs: add.counter(
+                "entrepot_gc_blobs_total",
+                "Blobs and manifests that nothing needed and that were moved to the trash.",
+            )?,
+            gc_freed: add.counter("entrepot_gc_freed_bytes_total", "What was removed from the trash for good.")?,
             disk_free: add.gauge("entrepot_disk_free_bytes", "What is free on the disk of the store.")?,
             disk_min_free: add.gauge(
                 "entrepot_disk_min_free_bytes",
@@ -467,6 +480,15 @@ impl Metrics {
         self.evicted_bytes
             .with_label_values(&[repository, reason])
             .inc_by(bytes);
+    }
+
+    /// A pass over the store has moved so many blobs to the trash, and freed so many bytes by emptying it; or failed.
+    pub fn reclaimed(&self, outcome: Option<(u64, u64)>) {
+        let (blobs, freed) = outcome.unwrap_or_default();
+        let result = if outcome.is_some() { "success" } else { "failure" };
+        self.gc_runs.with_label_values(&[result]).inc();
+        self.gc_blobs.inc_by(blobs);
+        self.gc_freed.inc_by(freed);
     }
 
     /// What the disk of the store said.

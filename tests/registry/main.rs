@@ -17,6 +17,7 @@ mod outage;
 mod passwords;
 mod prefetch;
 mod push;
+mod reclaim;
 mod robots;
 mod routing;
 mod support;

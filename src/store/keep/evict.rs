@@ -68,7 +68,7 @@ pub(super) fn evict(
     let mut tidied = Tidied::default();
     for batch in candidates.chunks(BATCH) {
         let digests: Vec<Digest> = batch.iter().map(|candidate| candidate.digest.clone()).collect();
-        let condemned = inner.blobs.guards.condemn(&kept.repository, &digests);
+        let condemned = inner.blobs.guards.condemn(Some(&kept.repository), &digests);
         let mut round = Round {
             inner,
             kept,

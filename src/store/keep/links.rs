@@ -51,13 +51,9 @@ pub(super) fn find(
     let mut found: HashMap<Digest, Found> = digests.iter().map(|d| (d.clone(), Found::default())).collect();
     let mut open = vec![search.root.clone()];
     while let Some(path) = open.pop() {
-        for (name, is_link) in entries(&path)? {
+        for name in entries(&path)? {
             let below = path.join(&name);
             match &*name {
-                _ if is_link => {
-                    let source = io::Error::other("a symbolic link: what is behind it cannot be told");
-                    return Err(Error::disk(&below)(source));
-                }
                 "_layers" => search.look(&path, &below, Kind::Layer, &mut found)?,
                 "_manifests" => search.look(&path, &below.join("revisions"), Kind::Revision, &mut found)?,
                 _ if name.starts_with('_') => {}
@@ -82,7 +78,7 @@ impl Search<'_> {
             let directory = links.join(algorithm.as_str());
             for digest in self.linked(&directory, algorithm)? {
                 let Some(found) = found.get_mut(digest) else { continue };
-                let place = self.place(image).filter(|place| place.repository == *self.repository);
+                let place = place_of(&self.root, image).filter(|place| place.repository == *self.repository);
                 match place.filter(|_| kind == self.kind) {
                     Some(place) => found.own.push(place),
                     None => found.elsewhere = true,
@@ -99,7 +95,7 @@ impl Search<'_> {
         if wanted.len() > FEW {
             let names = entries(directory)?.into_iter();
             wanted = names
-                .filter_map(|(name, _)| self.wanted.get(&*name).copied())
+                .filter_map(|name| self.wanted.get(&*name).copied())
                 .filter(|digest| digest.algorithm() == algorithm)
                 .collect();
         }
@@ -114,34 +110,35 @@ impl Search<'_> {
         }
         Ok(linked)
     }
-
-    /// The image that a directory is, if it can be one.
-    fn place(&self, image: &Path) -> Option<Place> {
-        let (repository, name) = image.strip_prefix(&self.root).ok()?.to_str()?.split_once('/')?;
-        Some(Place {
-            repository: repository.parse().ok()?,
-            image: name.parse().ok()?,
-        })
-    }
 }
 
-/// What is in a directory, without its files: names, and which of them are symbolic links.
-fn entries(path: &Path) -> Result<Vec<(String, bool)>, Error> {
-    let read = || -> io::Result<Vec<(String, bool)>> {
-        let mut entries = Vec::new();
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            let kind = entry.file_type()?;
-            if !kind.is_file() {
-                let name = entry.file_name().into_string();
-                let name = name.map_err(|_| io::Error::other("a name that is no text"))?;
-                entries.push((name, kind.is_symlink()));
-            }
-        }
-        Ok(entries)
+/// The image that a directory is, if it can be one.
+pub(in crate::store) fn place_of(root: &Path, image: &Path) -> Option<Place> {
+    let (repository, name) = image.strip_prefix(root).ok()?.to_str()?.split_once('/')?;
+    Some(Place {
+        repository: repository.parse().ok()?,
+        image: name.parse().ok()?,
+    })
+}
+
+/// The directories in a directory; none if it is not there.
+pub(in crate::store) fn entries(path: &Path) -> Result<Vec<String>, Error> {
+    let found = match fs::read_dir(path) {
+        Err(error) if is_absence(&error) => return Ok(Vec::new()),
+        found => found.map_err(Error::disk(path))?,
     };
-    match read() {
-        Err(error) if is_absence(&error) => Ok(Vec::new()),
-        read => read.map_err(Error::disk(path)),
+    let mut entries = Vec::new();
+    for entry in found {
+        let entry = entry.map_err(Error::disk(path))?;
+        let kind = entry.file_type().map_err(Error::disk(path))?;
+        let unclear = |why| Error::disk(&entry.path())(io::Error::other(why));
+        if kind.is_symlink() {
+            return Err(unclear("a symbolic link: what is behind it cannot be told"));
+        }
+        if !kind.is_file() {
+            let name = entry.file_name().into_string();
+            entries.push(name.map_err(|_| unclear("a name that is no text"))?);
+        }
     }
+    Ok(entries)
 }

@@ -38,6 +38,7 @@ impl Inner {
         if self.space.shortfall(0) > 0 {
             let _alone = self.keep.one_at_a_time();
             self.clear_partials();
+            self.empty_trash()?;
             tidied += self.free_disk(self.space.shortfall(0))?;
         }
         self.write_notes(false);

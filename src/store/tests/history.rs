@@ -19,7 +19,9 @@ fn v1() -> Tag {
 }
 
 async fn push(image: &Image, (manifest, contents): &(Manifest, Contents)) -> Result<(), Error> {
-    image.put_manifest(manifest, contents, &[v1()]).await
+    image
+        .put_manifest(manifest, contents, &[v1()], Present::default())
+        .await
 }
 
 async fn pull(image: &Image, (manifest, contents): &(Manifest, Contents), asked: SystemTime) {

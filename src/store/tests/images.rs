@@ -59,7 +59,7 @@ async fn what_is_put_is_found_again() {
     assert!(!image.exists().await.unwrap());
     assert_eq!(image.manifest(&pushed.digest).await.unwrap(), None);
     image
-        .put_manifest(&pushed, &contents, &[tag("v1"), tag("latest")])
+        .put_manifest(&pushed, &contents, &[tag("v1"), tag("latest")], Present::default())
         .await
         .unwrap();
     assert!(image.exists().await.unwrap());
@@ -95,7 +95,7 @@ async fn the_tree_is_what_registry_2_writes() {
     }
     let (pushed, contents) = manifest("one", None);
     image_of(&store, "a/b")
-        .put_manifest(&pushed, &contents, &[tag("v1")])
+        .put_manifest(&pushed, &contents, &[tag("v1")], Present::default())
         .await
         .unwrap();
     insta::assert_snapshot!(tree(root.path()));
@@ -170,7 +170,10 @@ async fn a_type_that_the_document_does_not_say_is_kept_beside_it() {
     let image = image_of(&store, "a");
     for (content_type, expected) in [(Some(DOCKER_MANIFEST), DOCKER_MANIFEST), (None, OCI_MANIFEST)] {
         let (pushed, contents) = push(content_type);
-        image.put_manifest(&pushed, &contents, &[]).await.unwrap();
+        image
+            .put_manifest(&pushed, &contents, &[], Present::default())
+            .await
+            .unwrap();
         let read = image.manifest(&pushed.digest).await.unwrap().unwrap();
         assert_eq!(read.media_type.as_str(), expected);
         assert_eq!(tree(root.path()).contains("media-type"), expected == DOCKER_MANIFEST);
@@ -187,7 +190,7 @@ async fn a_tag_moves_is_touched_and_goes() {
     assert_eq!(image.tag(&tag("v1")).await.unwrap(), None);
     let ((one, of_one), (two, of_two)) = (manifest("one", None), manifest("two", None));
     image
-        .put_manifest(&one, &of_one, &[tag("v1"), tag("keep")])
+        .put_manifest(&one, &of_one, &[tag("v1"), tag("keep")], Present::default())
         .await
         .unwrap();
     image.touch_tag(&tag("v1"), now).await.unwrap();
@@ -198,7 +201,10 @@ async fn a_tag_moves_is_touched_and_goes() {
         Some(now),
         "from the index"
     );
-    image.put_manifest(&two, &of_two, &[tag("v1")]).await.unwrap();
+    image
+        .put_manifest(&two, &of_two, &[tag("v1")], Present::default())
+        .await
+        .unwrap();
     let moved = TagRecord {
         digest: two.digest.clone(),
         verified: None,
@@ -224,10 +230,13 @@ async fn a_deleted_manifest_takes_its_tags_along() {
     let image = image_of(&store, "a");
     let ((one, of_one), (two, of_two)) = (manifest("one", None), manifest("two", None));
     image
-        .put_manifest(&one, &of_one, &[tag("v1"), tag("v2")])
+        .put_manifest(&one, &of_one, &[tag("v1"), tag("v2")], Present::default())
         .await
         .unwrap();
-    image.put_manifest(&two, &of_two, &[tag("v2")]).await.unwrap();
+    image
+        .put_manifest(&two, &of_two, &[tag("v2")], Present::default())
+        .await
+        .unwrap();
     // A tag that the index does not know of goes too.
     let layout = &store.inner.records.layout;
     let unknown = layout.current(&image.place, &tag("unknown"));
@@ -260,8 +269,14 @@ async fn referrers_are_listed_whole_however_long_their_annotations_are() {
         .unwrap()
         .replacen(r#"{"schemaVersion""#, &note, 1);
     let (long, of_long) = Manifest::from_push(Bytes::from(long), None, Algorithm::Sha256).unwrap();
-    image.put_manifest(&short, &of_short, &[]).await.unwrap();
-    image.put_manifest(&long, &of_long, &[]).await.unwrap();
+    image
+        .put_manifest(&short, &of_short, &[], Present::default())
+        .await
+        .unwrap();
+    image
+        .put_manifest(&long, &of_long, &[], Present::default())
+        .await
+        .unwrap();
     let mut expected = vec![short.as_referrer(&of_short), long.as_referrer(&of_long)];
     expected.sort_by_key(|referrer| referrer.digest.to_string());
     assert_eq!(image.referrers(&subject.digest).await.unwrap(), expected);
@@ -283,7 +298,7 @@ async fn tags_come_in_pages_in_the_order_of_their_bytes() {
     let tags: Vec<Tag> = ["b", "a", "B", "_1", "1.0", "1-0", "10"].map(tag).into();
     for name in ["a", "a/b", "a-b"] {
         image_of(&store, name)
-            .put_manifest(&pushed, &contents, &tags)
+            .put_manifest(&pushed, &contents, &tags, Present::default())
             .await
             .unwrap();
     }
@@ -329,7 +344,10 @@ async fn damaged_records_are_absent_and_counted() {
     let layout = &store.inner.records.layout;
     let damage = async |path: &Path, contents_of_file: &[u8], found: &str| {
         image.link_blob(&layer).await.unwrap();
-        image.put_manifest(&pushed, &contents, &[tag("v1")]).await.unwrap();
+        image
+            .put_manifest(&pushed, &contents, &[tag("v1")], Present::default())
+            .await
+            .unwrap();
         let before = String::from_utf8(metrics.render().unwrap()).unwrap();
         std::fs::write(path, contents_of_file).unwrap();
         let tag = image.tag(&tag("v1")).await.unwrap().is_some();
@@ -350,7 +368,10 @@ async fn damaged_records_are_absent_and_counted() {
     let mut flipped = pushed.bytes.to_vec();
     flipped[9] ^= 1;
     damage(&layout.blob(&pushed.digest), &flipped, "true false true").await;
-    image.put_manifest(&pushed, &contents, &[]).await.unwrap();
+    image
+        .put_manifest(&pushed, &contents, &[], Present::default())
+        .await
+        .unwrap();
     assert_eq!(
         image.manifest(&pushed.digest).await.unwrap(),
         Some(pushed),
@@ -374,7 +395,10 @@ async fn readers_never_bring_back_what_writers_have_replaced() {
         })
     };
     for (pushed, contents) in manifests.iter().cycle().take(100) {
-        image.put_manifest(pushed, contents, &[tag("v1")]).await.unwrap();
+        image
+            .put_manifest(pushed, contents, &[tag("v1")], Present::default())
+            .await
+            .unwrap();
         assert_eq!(image.tag(&tag("v1")).await.unwrap().unwrap().digest, pushed.digest);
     }
     image.delete_tag(&tag("v1")).await.unwrap();
@@ -396,7 +420,12 @@ async fn pushes_and_deletes_at_once_leave_one_story() {
                 image.delete_manifest(&pushed.digest).await.unwrap();
             } else {
                 image
-                    .put_manifest(&pushed, &contents, &[tag("v1"), tag(&format!("t{n}"))])
+                    .put_manifest(
+                        &pushed,
+                        &contents,
+                        &[tag("v1"), tag(&format!("t{n}"))],
+                        Present::default(),
+                    )
                     .await
                     .unwrap();
             }

@@ -50,8 +50,14 @@ async fn fill(store: &Store) {
             let (one, of_one) = manifest(&n.to_string(), None);
             let (about, of_about) = manifest(&format!("about {n}"), Some(&one.digest));
             let tags: [Tag; 2] = ["latest".parse().unwrap(), format!("v{n}").parse().unwrap()];
-            image.put_manifest(&one, &of_one, &tags).await.unwrap();
-            image.put_manifest(&about, &of_about, &[]).await.unwrap();
+            image
+                .put_manifest(&one, &of_one, &tags, Present::default())
+                .await
+                .unwrap();
+            image
+                .put_manifest(&about, &of_about, &[], Present::default())
+                .await
+                .unwrap();
             image.link_blob(&Digest::of(Algorithm::Sha256, &[n])).await.unwrap();
             if name == "gone" {
                 image.delete_manifest(&one.digest).await.unwrap();
@@ -143,7 +149,10 @@ async fn an_index_that_is_not_the_one_we_closed_is_found_out() {
     let (store, ..) = reopened(&root).await;
     let (pushed, contents) = manifest("early", None);
     let early = |store: &Store| store.image(&"docker-local".parse().unwrap(), &"early".parse().unwrap());
-    early(&store).put_manifest(&pushed, &contents, &[]).await.unwrap();
+    early(&store)
+        .put_manifest(&pushed, &contents, &[], Present::default())
+        .await
+        .unwrap();
     close(store).await;
     copy(&index, &old_index);
     fs::copy(&stamp, &old_stamp).unwrap();
@@ -355,7 +364,7 @@ async fn a_closed_store_reads_but_does_not_write() {
     let image = store.image(&"docker-local".parse().unwrap(), &"a".parse().unwrap());
     let (pushed, contents) = manifest("late", None);
     assert!(matches!(
-        image.put_manifest(&pushed, &contents, &[]).await,
+        image.put_manifest(&pushed, &contents, &[], Present::default()).await,
         Err(Error::Closed)
     ));
     assert!(matches!(store.reindex().await, Err(Error::Closed)));

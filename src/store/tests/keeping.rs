@@ -168,7 +168,10 @@ async fn bytes_that_anybody_else_needs_stay() {
     assert_eq!(push(&local, &kib(1)).await, shared);
     // An image that lists another's manifest as its layer.
     let (pushed, contents) = manifest("theirs", None);
-    local.put_manifest(&pushed, &contents, &[]).await.unwrap();
+    local
+        .put_manifest(&pushed, &contents, &[], Present::default())
+        .await
+        .unwrap();
     let evil = fetch(&store, "evil", &pushed.bytes).await;
     assert_eq!(evil, pushed.digest);
     // In a tree that registry:2 has left, under a name that is none for us.
@@ -286,7 +289,10 @@ async fn what_nobody_wants_goes_after_its_time_and_manifests_after_twice_that() 
     documents.push(Manifest::from_push(index.into(), None, Algorithm::Sha256).unwrap());
     for ((document, contents), tag) in documents.iter().zip([Some(0), Some(1), None, Some(2)]) {
         let tags: Vec<Tag> = tag.iter().map(|number: &usize| tags[*number].clone()).collect();
-        image.put_manifest(document, contents, &tags).await.unwrap();
+        image
+            .put_manifest(document, contents, &tags, Present::default())
+            .await
+            .unwrap();
     }
     for (tag, document) in [(&tags[1], &documents[1].0), (&tags[2], &documents[3].0)] {
         assert!(image.pin(tag, &document.digest, PIN).await.unwrap());
@@ -370,7 +376,10 @@ async fn after_a_crash_a_manifest_tells_how_long_its_blobs_were_and_the_digest_d
         r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{{"mediaType":"a/b","digest":"{whole}","size":7}},"layers":[{{"mediaType":"a/b","digest":"{cut}","size":{KIB}}}]}}"#
     );
     let (document, contents) = Manifest::from_push(text.into(), None, Algorithm::Sha256).unwrap();
-    image.put_manifest(&document, &contents, &[]).await.unwrap();
+    image
+        .put_manifest(&document, &contents, &[], Present::default())
+        .await
+        .unwrap();
     let path = store.inner.blobs.layout.blob(&cut);
     drop((image, store));
     File::options().write(true).open(path).unwrap().set_len(100).unwrap();
@@ -393,14 +402,20 @@ async fn pushes_are_refused_while_too_little_is_free_and_taken_again_after_it() 
     let low = |error: Error| matches!(error, Error::LowSpace { .. }) && error.is_full();
     assert!(low(local.begin_upload(None, NOBODY).await.unwrap_err()));
     let (document, contents) = manifest("one", None);
-    assert!(low(local.put_manifest(&document, &contents, &[]).await.unwrap_err()));
+    assert!(low(local
+        .put_manifest(&document, &contents, &[], Present::default())
+        .await
+        .unwrap_err()));
     assert_eq!(
         read(&local.blob(&digest).await.unwrap().unwrap()),
         kib(1),
         "pulls go on"
     );
     store.keep(&hub(), Keeping::default());
-    image.put_manifest(&document, &contents, &[]).await.unwrap();
+    image
+        .put_manifest(&document, &contents, &[], Present::default())
+        .await
+        .unwrap();
     assert!(matches!(
         store.reserve(&hub(), Some(1)).await,
         Err(Error::NoRoom { .. })
@@ -460,7 +475,10 @@ async fn eviction_never_takes_what_was_acknowledged_meanwhile() {
                 let (document, contents) = manifest(&round.to_string(), None);
                 publish(&store, &document.bytes).await;
                 let _ = of_hub(&store, "evil").link_blob(&document.digest).await;
-                local.put_manifest(&document, &contents, &[]).await.unwrap();
+                local
+                    .put_manifest(&document, &contents, &[], Present::default())
+                    .await
+                    .unwrap();
                 assert!(local.unlink_blob(&digest).await.unwrap());
                 store.inner.hot.manifests.invalidate_all();
                 assert!(local.manifest(&document.digest).await.unwrap().is_some());
@@ -474,7 +492,7 @@ async fn eviction_never_takes_what_was_acknowledged_meanwhile() {
     }
     let (document, contents) = manifest("end", None);
     of_hub(&store, "end")
-        .put_manifest(&document, &contents, &[])
+        .put_manifest(&document, &contents, &[], Present::default())
         .await
         .unwrap();
     let last = fetch_all(&store).await;

@@ -119,7 +119,7 @@ impl Model {
                 let (put, contents) = &self.documents[*document];
                 let names: Vec<Tag> = tags.iter().copied().map(tag).collect();
                 image_of(store, *number)
-                    .put_manifest(put, contents, &names)
+                    .put_manifest(put, contents, &names, Present::default())
                     .await
                     .unwrap();
                 self.images[*number].manifests.insert(*document);
