@@ -265,6 +265,10 @@ impl From<store::Error> for Failure {
                 ErrorCode::ManifestBlobUnknown,
                 format!("{digest} is not in this image any more: push it again"),
             ),
+            store::Error::ReadOnly => (
+                ErrorCode::Unavailable,
+                "the disk of this registry fails: nothing was stored, pulls go on; tell its operator".to_owned(),
+            ),
             store::Error::Index(_) | store::Error::Closed => (ErrorCode::Unavailable, error.to_string()),
             _ => (
                 ErrorCode::Internal,

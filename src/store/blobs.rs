@@ -155,7 +155,7 @@ impl Blobs {
         if self.stands(&target, verified.size())? {
             return Ok(());
         }
-        verified.sync()?;
+        self.disk.synced(verified.sync())?;
         self.make_parent(&target)?;
         self.disk.place(verified.into_scrap(), &target)
     }

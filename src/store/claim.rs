@@ -108,7 +108,7 @@ mod tests {
     fn a_store_is_taken_once_and_keeps_its_format() {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::new(&root.path().join("new/store"));
-        let disk = Disk::new(&layout);
+        let disk = Disk::of_tests(&layout);
         let held = claim(&layout, &disk).unwrap();
         assert!(matches!(claim(&layout, &disk), Err(Error::Locked { path }) if path == layout.root()));
         drop(held);
@@ -122,7 +122,7 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             let layout = Layout::new(root.path());
             fs::write(layout.format(), found).unwrap();
-            let error = claim(&layout, &Disk::new(&layout)).unwrap_err();
+            let error = claim(&layout, &Disk::of_tests(&layout)).unwrap_err();
             assert!(matches!(error, Error::NewerFormat { .. }), "{error}");
             assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
         }

@@ -2,19 +2,25 @@
 //!
 //! A file is written in the spool, synced, renamed into place, and the directory it lies in is synced; so is the parent
 //! of every directory made on the way. After any of these fails, the request fails: nothing is synced a second time,
-//! because the kernel reports an error once and success afterwards.
+//! because the kernel reports an error once and success afterwards. When that has happened a few times, the disk is not one
+//! to write to: everything that writes is refused until the next start, and what is there is served.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::Error;
 use super::layout::Layout;
 use super::partials::Name;
+use crate::telemetry::Metrics;
+
+/// So many failed syncs, and nothing is written any more. One may be a cable; who goes on after several loses what they
+/// acknowledge.
+const FAILURES: u32 = 3;
 
 /// The disk below one store.
 #[derive(Debug)]
@@ -27,17 +33,54 @@ pub(super) struct Disk {
     owed: Mutex<HashMap<PathBuf, usize>>,
     /// A sync has failed: what is found in place may never have become durable, so nothing is taken for done.
     failed: AtomicBool,
+    failures: AtomicU32,
+    metrics: Arc<Metrics>,
 }
 
 impl Disk {
-    pub(super) fn new(layout: &Layout) -> Self {
+    pub(super) fn new(layout: &Layout, metrics: &Arc<Metrics>) -> Self {
         Self {
             root: layout.root().to_owned(),
             spool: layout.spool(),
             names: AtomicU64::new(0),
             owed: Mutex::default(),
             failed: AtomicBool::new(false),
+            failures: AtomicU32::new(0),
+            metrics: Arc::clone(metrics),
         }
+    }
+
+    #[cfg(test)]
+    #[expect(clippy::unwrap_used, reason = "a test")]
+    pub(super) fn of_tests(layout: &Layout) -> Self {
+        Self::new(layout, &Arc::new(Metrics::new().unwrap()))
+    }
+
+    /// Refuses to write to a disk that has lost what it was to keep.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if self.failures.load(Ordering::Acquire) < FAILURES {
+            return Ok(());
+        }
+        Err(Error::ReadOnly)
+    }
+
+    /// Takes note of how a sync went. That there is no room says nothing about the disk.
+    pub(super) fn synced<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error) = &result
+            && !error.is_full()
+            && !error.is_crowded()
+        {
+            self.failed.store(true, Ordering::Release);
+            let failures = self.failures.fetch_add(1, Ordering::AcqRel) + 1;
+            self.metrics.sync_failed(failures >= FAILURES);
+            if failures == FAILURES {
+                tracing::error!(
+                    %error,
+                    "the disk has failed to keep what was written, several times: nothing is written any more until the next start"
+                );
+            }
+        }
+        result
     }
 
     /// Whether what is found in place can be taken to be durable.
@@ -52,6 +95,7 @@ impl Disk {
 
     /// Makes directories below the root, and all above them, durably.
     pub(super) fn make_directories(&self, wanted: &[&Path]) -> Result<(), Error> {
+        self.check()?;
         let mut debts = Debts {
             disk: self,
             parents: Vec::new(),
@@ -76,13 +120,15 @@ impl Disk {
         target: &Path,
         contents: &[u8],
     ) -> Result<(), Error> {
+        self.check()?;
         let scrap = Scrap::new(self.spool_path());
         let write = || {
             let mut file = create(scrap.path())?;
             file.write_all(contents)?;
-            file.sync_all()
+            Ok(file)
         };
-        write().map_err(Error::disk(scrap.path()))?;
+        let file = write().map_err(Error::disk(scrap.path()))?;
+        self.synced(file.sync_all().map_err(Error::disk(scrap.path())))?;
         self.place(scrap, target)
     }
 
@@ -95,6 +141,7 @@ impl Disk {
 
     /// Removes a file durably. False when there was none.
     pub(super) fn remove(&self, path: &Path) -> Result<bool, Error> {
+        self.check()?;
         match fs::remove_file(path) {
             Ok(()) => self.sync_parent(path).map(|()| true),
             Err(error) if is_absence(&error) => Ok(false),
@@ -107,10 +154,10 @@ impl Disk {
     }
 
     fn sync_directory(&self, path: &Path) -> Result<(), Error> {
-        File::open(path)
-            .and_then(|directory| directory.sync_all())
-            .inspect_err(|_| self.failed.store(true, Ordering::Release))
-            .map_err(Error::disk(path))
+        let directory = File::open(path).map_err(Error::disk(path));
+        // What cannot be opened is not durable either, but that passes.
+        let directory = directory.inspect_err(|_| self.failed.store(true, Ordering::Release))?;
+        self.synced(directory.sync_all().map_err(Error::disk(path)))
     }
 }
 
@@ -288,7 +335,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let layout = Layout::new(root.path());
         fs::create_dir(layout.spool()).unwrap();
-        (root, Disk::new(&layout))
+        (root, Disk::of_tests(&layout))
     }
 
     #[test]
@@ -330,6 +377,28 @@ mod tests {
         let mut wary = debts();
         wary.make(&b).unwrap();
         assert_eq!(wary.parents, [a, root.path().to_owned()]);
+    }
+
+    #[test]
+    fn a_disk_that_has_failed_a_few_times_is_not_written_any_more() {
+        let (root, disk) = disk();
+        let failure = |kind: ErrorKind| -> Result<(), Error> { Err(Error::disk(root.path())(kind.into())) };
+        let target = root.path().join("link");
+        for _ in 0..10 {
+            assert!(disk.synced(failure(ErrorKind::StorageFull)).is_err());
+        }
+        disk.write(&target, b"what was there").unwrap();
+        for _ in 0..FAILURES {
+            disk.write(&target, b"what is there").unwrap();
+            assert!(disk.synced(failure(ErrorKind::Other)).is_err());
+        }
+        assert!(matches!(disk.write(&target, b"more"), Err(Error::ReadOnly)));
+        assert!(matches!(disk.remove(&target), Err(Error::ReadOnly)));
+        assert!(matches!(
+            disk.make_directories(&[&root.path().join("a")]),
+            Err(Error::ReadOnly)
+        ));
+        assert_eq!(fs::read_to_string(&target).unwrap(), "what is there");
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub enum Error {
         /// The other.
         second: PathBuf,
     },
+    /// The disk has failed to keep what was written, several times.
+    #[error("the disk has failed to keep what was written: nothing is written until the next start")]
+    ReadOnly,
     /// The disk refused.
     #[error("{path}: {source}")]
     Disk {

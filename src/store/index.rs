@@ -465,7 +465,7 @@ mod tests {
 
     fn closed_index(root: &Path) -> (Layout, Arc<Disk>, Totals) {
         let layout = Layout::new(root);
-        let disk = Arc::new(Disk::new(&layout));
+        let disk = Arc::new(Disk::of_tests(&layout));
         for directory in [layout.spool(), layout.repositories()] {
             fs::create_dir_all(directory).unwrap();
         }

@@ -125,7 +125,7 @@ struct Inner {
 impl Inner {
     fn open(options: &Options, metrics: &Arc<Metrics>) -> Result<Self, Error> {
         let layout = Layout::new(&options.path);
-        let disk = Arc::new(Disk::new(&layout));
+        let disk = Arc::new(Disk::new(&layout, metrics));
         let lock = claim::claim(&layout, &disk)?;
         let partials = Partials::take_over(&layout.spool())?;
         let records = Records::of(&layout, &disk, metrics);
@@ -304,6 +304,7 @@ impl Store {
     pub async fn check_writable(&self) -> Result<(), Error> {
         let inner = Arc::clone(&self.inner);
         blocking(move || {
+            inner.disk.check()?;
             let probe = inner.disk.spool_path();
             inner.disk.write(&probe, b"writable?")?;
             inner.disk.remove(&probe).map(drop)

@@ -356,7 +356,7 @@ impl Store {
     pub async fn foresee(options: &Options, what: Reclaiming, metrics: Arc<Metrics>) -> Result<Reclaimed, Error> {
         let layout = Layout::new(&options.path);
         blocking(move || {
-            let records = Records::of(&layout, &Arc::new(Disk::new(&layout)), &metrics);
+            let records = Records::of(&layout, &Arc::new(Disk::new(&layout, &metrics)), &metrics);
             let notes = read_small(&layout.sightings(), LONGEST_NOTES)?.unwrap_or_default();
             let sightings = Sightings::of_notes(&notes, Instant::now(), SystemTime::now());
             let survey = Survey::of(&records, &what.local)?;

@@ -21,7 +21,7 @@ use super::image::Image;
 use super::layout::Place;
 use super::space::Space;
 use super::spool::VerifiedFile;
-use super::{Options, blocking};
+use super::{Inner, Options, blocking};
 use crate::oci::operation::UploadId;
 use crate::oci::{Algorithm, Digest};
 
@@ -109,6 +109,7 @@ impl Uploads {
 
     /// Makes room for a new session, which is busy from the start.
     fn admit(self: &Arc<Self>, place: &Place, owner: &str, algorithm: Algorithm) -> Result<Hold, Error> {
+        self.blobs.disk.check()?;
         self.space.check()?;
         let mut sessions = self.lock();
         if sessions.len() >= self.most {
@@ -288,7 +289,8 @@ impl Upload {
         let Some(growing) = &mut self.growing else {
             return Err(Error::Closed);
         };
-        let space = &self.image.inner.space;
+        let Inner { space, disk, .. } = &*self.image.inner;
+        disk.check()?;
         space.check()?;
         let data = || self.image.inner.blobs.layout.upload(self.id).join("data");
         let appended = growing.append(bytes).map_err(|error| Error::disk(&data())(error));

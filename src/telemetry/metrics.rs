@@ -104,6 +104,8 @@ pub struct Metrics {
     gc_runs: IntCounterVec,
     gc_blobs: IntCounter,
     gc_freed: IntCounter,
+    sync_failures: IntCounter,
+    read_only: IntGauge,
     disk_free: IntGauge,
     disk_min_free: IntGauge,
     audit_lost: IntCounter,
@@ -284,6 +286,14 @@ impl Metrics {
                 "Blobs and manifests that nothing needed and that were moved to the trash.",
             )?,
             gc_freed: add.counter("entrepot_gc_freed_bytes_total", "What was removed from the trash for good.")?,
+            sync_failures: add.counter(
+                "entrepot_disk_sync_failures_total",
+                "How often the disk failed to keep what was written, for another reason than that it was full.",
+            )?,
+            read_only: add.gauge(
+                "entrepot_store_read_only",
+                "1 after several of those: nothing is written until the next start.",
+            )?,
             disk_free: add.gauge("entrepot_disk_free_bytes", "What is free on the disk of the store.")?,
             disk_min_free: add.gauge(
                 "entrepot_disk_min_free_bytes",
@@ -489,6 +499,12 @@ impl Metrics {
         self.gc_runs.with_label_values(&[result]).inc();
         self.gc_blobs.inc_by(blobs);
         self.gc_freed.inc_by(freed);
+    }
+
+    /// The disk failed to keep something; so often, maybe, that it is not written any more.
+    pub fn sync_failed(&self, read_only: bool) {
+        self.sync_failures.inc();
+        self.read_only.set(read_only.into());
     }
 
     /// What the disk of the store said.

@@ -76,6 +76,10 @@ impl Reservation {
     }
 
     fn take_now(&mut self, more: u64) -> Result<(), Error> {
+        if self.inner.disk.check().is_err() {
+            let why = "the disk has failed, and nothing is written to it";
+            return Err(Error::NoRoom { size: more, why });
+        }
         if let Some(kept) = &self.kept {
             self.inner.read_account(kept)?;
             self.inner.fit(kept, more).inspect_err(|_| self.refused())?;

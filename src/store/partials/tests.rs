@@ -17,7 +17,7 @@ fn spool() -> Spool {
     let layout = Layout::new(root.path());
     fs::create_dir(layout.spool()).unwrap();
     Spool {
-        disk: Disk::new(&layout),
+        disk: Disk::of_tests(&layout),
         partials: Partials::take_over(&layout.spool()).unwrap(),
         root,
     }
