@@ -12,7 +12,9 @@
 mod binary;
 mod blocking;
 mod clock;
+mod descriptors;
 mod floods;
+mod lag;
 mod limits;
 mod memory;
 mod overload;
