@@ -28,8 +28,12 @@ use crate::telemetry::{Audit, Metrics};
 /// How often the configuration's files are compared with what runs. Their content is: watching misses the symbolic
 /// link that a Kubernetes `ConfigMap` swaps, and times of change lie.
 const WATCH: Duration = Duration::from_secs(5);
-/// How long the last lines of the audit may take.
-const FLUSH: Duration = Duration::from_secs(2);
+/// How long the last lines of the audit may take, at most and at least.
+const FLUSH: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(100));
+/// How long after the drain they may still be waited for: the process is to be gone a second after it.
+const ENDING: Duration = Duration::from_millis(300);
+/// How long whoever asks for metrics may take to read them when everything else has ended.
+const LAST_METRICS: Duration = Duration::from_millis(100);
 /// Connections to the address of the metrics, which nobody's pulls go through.
 const METRICS_CONNECTIONS: usize = 64;
 /// How often uploads that nobody goes on with are looked for, and what the caches need no more.
@@ -160,18 +164,21 @@ impl App {
 
     /// Stops: not ready at once, running requests to their end or the drain's, the index closed cleanly.
     pub async fn stop(mut self) {
-        tracing::info!(drain_seconds = self.config.server.drain.as_secs(), "stopping");
         self.front.start_draining();
+        let (began, drain) = (Instant::now(), self.config.server.drain);
+        tracing::info!(drain_seconds = drain.as_secs(), "stopping");
         self.warmers = Warmers::default();
-        let finished = self.door.drain(self.config.server.drain).await;
-        self.metrics_door.drain(Duration::from_secs(1)).await;
+        let finished = self.door.drain(drain).await;
+        self.metrics_door.drain(LAST_METRICS).await;
         if !finished {
             tracing::warn!("some requests did not finish in time and were cut");
         }
         identities::keep_uses(&self.front.store, &self.front.robots).await;
         self.front.store.close().await;
         let audit = self.front.site.load().audit.clone();
-        let flushed = tokio::task::spawn_blocking(move || audit.flush(FLUSH)).await;
+        let left = drain.saturating_add(ENDING).saturating_sub(began.elapsed());
+        let within = left.min(FLUSH.0).max(FLUSH.1);
+        let flushed = tokio::task::spawn_blocking(move || audit.flush(within)).await;
         if !flushed.unwrap_or_default() {
             tracing::warn!("the last lines of the audit could not be written in time");
         }

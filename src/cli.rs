@@ -33,6 +33,9 @@ use crate::telemetry::{Metrics, logs};
 /// built in, and not what happens to lie where it was started.
 const DEFAULT_FILE: &str = "repositories.yml";
 
+/// How long work that blocks is waited for after everything has been closed.
+const LAST: Duration = Duration::from_millis(100);
+
 /// An OCI registry: local, remote and virtual repositories behind one endpoint.
 #[derive(Debug, Parser)]
 #[command(name = "entrepot", version, about)]
@@ -418,7 +421,10 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(work) {
+    let ended = runtime.block_on(work);
+    // What still blocks a thread, a name that nobody resolves or a disk that hangs, has nothing to save any more.
+    runtime.shutdown_timeout(LAST);
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("entrepot: {error:#}");
@@ -471,4 +477,31 @@ fn welcome(config: &Config, addresses: &[SocketAddr]) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_blocks_does_not_keep_the_process() {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (told, ended) = std::sync::mpsc::channel();
+        let running = std::thread::spawn(move || {
+            let code = block_on(async move {
+                // Nobody waits for it, as for a question whose asker has been cut.
+                let (begin, has_begun) = tokio::sync::oneshot::channel();
+                drop(tokio::task::spawn_blocking(move || {
+                    let _ = begin.send(());
+                    released.recv()
+                }));
+                has_begun.await.context("it begins")
+            });
+            let _ = told.send(code == ExitCode::SUCCESS);
+        });
+        let within = ended.recv_timeout(Duration::from_secs(10));
+        drop(release);
+        assert_eq!(within, Ok(true));
+        assert!(running.join().is_ok());
+    }
 }

@@ -45,7 +45,7 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from
 /// How often it is logged that clients are turned away.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How long tasks may take to notice that they were cut.
-const LAST_BREATH: Duration = Duration::from_secs(1);
+const LAST_BREATH: Duration = Duration::from_millis(250);
 
 /// Why we cannot listen.
 #[derive(Debug, thiserror::Error)]
