@@ -2,6 +2,7 @@
 //! runs, and swaps only when all of it could be built.
 
 mod identities;
+mod watched;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::task::AbortOnDropHandle;
 
+use self::watched::{LOOK, Watched};
 use crate::access::{Access, SigningKey};
 use crate::config::{self, AuditTarget, Config, Environment, Limits, Listen, Loaded, Problem};
 use crate::http::origin::Proxies;
@@ -19,15 +21,11 @@ use crate::http::routes;
 use crate::http::serve::{self, Door};
 use crate::http::site::{Front, Site};
 use crate::http::tls::Tls;
-use crate::oci::{Algorithm, Digest};
 use crate::repository::{RemoteRepository, Repositories};
 use crate::store::{Options, Store};
 use crate::telemetry::audit::{Entry, Outcome};
 use crate::telemetry::{Audit, Metrics};
 
-/// How often the configuration's files are compared with what runs. Their content is: watching misses the symbolic
-/// link that a Kubernetes `ConfigMap` swaps, and times of change lie.
-const WATCH: Duration = Duration::from_secs(5);
 /// How long the last lines of the audit may take, at most and at least.
 const FLUSH: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(100));
 /// How long after the drain they may still be waited for: the process is to be gone a second after it.
@@ -62,10 +60,8 @@ impl Source {
 pub struct App {
     source: Source,
     config: Config,
-    files: Vec<PathBuf>,
+    watched: Watched,
     signing_key: SigningKey,
-    /// A digest of all the configuration's files when they were read last.
-    seen: Digest,
     front: Arc<Front>,
     door: Door,
     metrics_door: Door,
@@ -111,10 +107,9 @@ impl App {
         let mut warmers = Warmers::default();
         warmers.follow(&front.site.load().repositories);
         Ok(Self {
-            seen: content(&source, &files),
+            watched: Watched::new(&source, files),
             source,
             config,
-            files,
             signing_key,
             front,
             door,
@@ -141,7 +136,7 @@ impl App {
         let every = self.config.storage.gc.every;
         let _reclaiming =
             every.map(|every| AbortOnDropHandle::new(tokio::spawn(reclaim(Arc::clone(&self.front), every))));
-        let mut watch = interval(WATCH);
+        let mut watch = interval(LOOK);
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -150,7 +145,7 @@ impl App {
                     Asked::Reload => self.reload().await,
                 },
                 _ = watch.tick() => {
-                    if content(&self.source, &self.files) != self.seen {
+                    if self.watched.have_changed(&self.source) {
                         self.reload().await;
                     }
                 }
@@ -187,8 +182,7 @@ impl App {
 
     /// Reads the configuration again. A good one replaces the running one as a whole; a bad one changes nothing.
     pub async fn reload(&mut self) {
-        self.seen = content(&self.source, &self.files);
-        let accepted = match self.source.load() {
+        let accepted = match self.watched.load(&self.source) {
             Ok(loaded) => match self.take_over(loaded).await {
                 Ok(()) => true,
                 Err(error) => {
@@ -220,11 +214,7 @@ impl App {
     }
 
     async fn take_over(&mut self, loaded: Loaded) -> anyhow::Result<()> {
-        let Loaded {
-            config,
-            files,
-            warnings,
-        } = loaded;
+        let Loaded { config, warnings, .. } = loaded;
         needs_no_restart(&self.config, &config)?;
         let before = self.front.site.load_full();
         let front = &self.front;
@@ -255,8 +245,6 @@ impl App {
         }
         self.warmers.follow(&front.site.load().repositories);
         self.config = config;
-        self.files = files;
-        self.seen = content(&self.source, &self.files);
         tracing::info!("the configuration was reloaded");
         Ok(())
     }
@@ -308,18 +296,6 @@ impl Warmers {
             self.0.push((Arc::clone(remote), task));
         }
     }
-}
-
-/// A digest of all the configuration's files as they are now. A file that is missing is a content too.
-fn content(source: &Source, files: &[PathBuf]) -> Digest {
-    let mut hasher = Algorithm::Sha256.hasher();
-    for path in source.path.iter().chain(files) {
-        match std::fs::read(path) {
-            Ok(bytes) => hasher.update(Digest::of(Algorithm::Sha256, &bytes).as_str().as_bytes()),
-            Err(error) => hasher.update(error.kind().to_string().as_bytes()),
-        }
-    }
-    hasher.finish()
 }
 
 /// What cannot be changed under a running server is refused rather than ignored.

@@ -172,7 +172,7 @@ async fn a_good_change_takes_effect_and_a_bad_one_changes_nothing() {
         .expect("an answer");
     expect(response, StatusCode::CREATED).await;
 
-    // Without a signal too: the content is compared every few seconds.
+    // Without a signal too: the content is looked at now and then.
     std::fs::write(&file, TWO).expect("written");
     until("the good one is taken again", async || {
         registry
