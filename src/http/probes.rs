@@ -31,7 +31,11 @@ pub(super) async fn welcome() -> impl IntoResponse {
 /// `/livez`: the process answers, and gets round to its work. Nothing else is asked, so an upstream or a full disk never
 /// restarts us.
 pub(super) async fn live(State(front): State<Arc<Front>>) -> impl IntoResponse {
-    if front.pulse.is_stuck() {
+    liveness(front.pulse.is_stuck())
+}
+
+const fn liveness(is_stuck: bool) -> (StatusCode, &'static str) {
+    if is_stuck {
         return (
             StatusCode::SERVICE_UNAVAILABLE,
             "the runtime is blocked: only a restart helps\n",
@@ -110,5 +114,16 @@ pub(super) async fn metrics_here(State(front): State<Arc<Front>>) -> Response {
         )
             .into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a08_who_is_stuck_is_not_alive() {
+        assert_eq!(liveness(false).0, StatusCode::OK);
+        assert_eq!(liveness(true).0, StatusCode::SERVICE_UNAVAILABLE);
     }
 }

@@ -87,16 +87,17 @@ impl Front {
         }
     }
 
-    /// Whether the store can be written. One look at a time, and none while a good one is fresh.
+    /// Whether the store can be written. One look at a time, and none while a good one is fresh; whether there is room
+    /// for pushes costs nothing to ask.
     pub(super) async fn check_writable(&self) -> Result<(), store::Error> {
         let mut writable = self.writable.lock().await;
-        if writable.is_some_and(|found| found.elapsed() < BELIEVED) {
-            return Ok(());
+        if writable.is_none_or(|found| found.elapsed() >= BELIEVED) {
+            *writable = None;
+            self.store.check_writable().await?;
+            *writable = Some(Instant::now());
         }
-        *writable = None;
-        self.store.check_writable().await?;
-        *writable = Some(Instant::now());
-        Ok(())
+        drop(writable);
+        self.store.check_room().await
     }
 
     /// Gives back what nothing needs, or says what would be.

@@ -311,6 +311,12 @@ impl Store {
         })
         .await
     }
+
+    /// Whether there is room for what clients push.
+    pub async fn check_room(&self) -> Result<(), Error> {
+        let space = Arc::clone(&self.inner.space);
+        blocking(move || space.check()).await
+    }
 }
 
 /// Runs disk work, the whole of an operation at once, where it may block. It runs to its end even if nobody waits for

@@ -10,6 +10,7 @@
 #[path = "../registry/support.rs"]
 #[allow(dead_code, clippy::print_stderr, reason = "the binary, of which a part is used here")]
 mod binary;
+mod blocked;
 mod blocking;
 mod clock;
 mod descriptors;

@@ -1,9 +1,11 @@
-//! A8: what probes say in trouble. That a blocked runtime is noticed is a test beside `http/pulse.rs`.
+//! A8: what probes say in trouble. Of a runtime that is blocked, `blocked.rs` tells.
 
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use reqwest::StatusCode;
 
 use crate::binary::{Registry, expect, sha256, temporary, until};
+use crate::raw::metric;
 use crate::support::upstream::{ALWAYS, Act, Server, noise};
 
 async fn status(registry: &Registry, url: &str) -> Option<u16> {
@@ -11,20 +13,54 @@ async fn status(registry: &Registry, url: &str) -> Option<u16> {
     Some(response.status().as_u16())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a08_an_upstream_that_is_down_makes_nobody_restart_us() {
     let upstream = Server::start().await;
     upstream.on("* /v2/", ALWAYS, [Act::Close]);
+    let silent = Server::start().await;
+    silent.on("* /v2/", ALWAYS, [Act::Hang]);
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("a port")
+        .local_addr()
+        .expect("bound");
     let registry = Registry::start(&format!(
-        "repositories: {{ down: {{ type: remote, url: '{}', insecure: true }} }}",
-        upstream.url()
+        "repositories:\n  down: {{ type: remote, url: '{}', insecure: true }}\n\
+         \x20 silent: {{ type: remote, url: '{}', insecure: true }}\n\
+         \x20 gone: {{ type: remote, url: 'http://{nobody}', insecure: true }}\n",
+        upstream.url(),
+        silent.url()
     ));
+    let probes = async |what: &str| {
+        for probe in ["/livez", "/readyz", "/healthz"] {
+            assert_eq!(
+                status(&registry, &registry.url(probe)).await,
+                Some(200),
+                "{probe}: {what}"
+            );
+        }
+    };
     for _ in 0..6 {
-        let response = registry.get("/v2/down/a/manifests/v1").send().await.expect("an answer");
-        expect(response, StatusCode::SERVICE_UNAVAILABLE).await;
+        for key in ["down", "gone"] {
+            let response = registry.get(&format!("/v2/{key}/a/manifests/v1")).send().await;
+            expect(response.expect("an answer"), StatusCode::SERVICE_UNAVAILABLE).await;
+        }
     }
-    for probe in ["/livez", "/readyz", "/healthz"] {
-        assert_eq!(status(&registry, &registry.url(probe)).await, Some(200), "{probe}");
+    probes("upstreams that are gone").await;
+    let waiting = join_all((0..30).map(async |number| {
+        let path = format!("/v2/silent/a{number}/manifests/v1");
+        status(&registry, &registry.url(&path)).await
+    }));
+    let asked = async {
+        until("they wait", async || {
+            metric(&registry, "registry_http_in_flight_requests{handler=\"manifest\"}").await >= 16.0
+        })
+        .await;
+        probes("an upstream that says nothing").await;
+        silent.behave();
+    };
+    tokio::select! {
+        _ = waiting => panic!("they wait for an upstream that says nothing"),
+        () = asked => {}
     }
 }
 
@@ -50,8 +86,10 @@ async fn a08_a_full_disk_takes_pushes_away_and_nothing_else() {
         .await
         .expect("an answer");
     expect(pull, StatusCode::OK).await;
-    for probe in ["/livez", "/readyz"] {
-        assert_eq!(status(&registry, &registry.url(probe)).await, Some(200), "{probe}");
+    for (probe, says) in [("/livez", "ok\n"), ("/readyz", "ok for pulls; pushes are refused: ")] {
+        let response = registry.get(probe).send().await.expect("an answer");
+        let text = expect(response, StatusCode::OK).await.text().await.expect("text");
+        assert!(text.starts_with(says), "{probe}: {text}");
     }
 }
 
