@@ -8,6 +8,7 @@
 //! Dependencies point one way; `tests/house.rs` sees to it. From the bottom:
 //!
 //! - [`oci`]: the words of the distribution specification. Pure.
+//! - [`clock`]: how time passes. A leaf.
 //! - [`telemetry`]: logs and metrics. A leaf.
 //! - [`config`]: `repositories.yml`, as plain data, or problems with line and column.
 //! - [`store`]: what is kept on disk, and the index over it.
@@ -38,6 +39,7 @@ pub mod access;
 pub mod app;
 pub mod cache;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod http;
 pub mod oci;

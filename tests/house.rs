@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 /// Every room and its rank. Siblings of one rank do not know each other.
 const RANKS: &[(&str, u8)] = &[
     ("oci", 0),
+    ("clock", 0),
     ("telemetry", 0),
     ("config", 1),
     ("store", 2),
@@ -169,6 +170,36 @@ fn a_fenced_crate_stays_in_its_room() {
                         homes.join(", ")
                     ));
                 }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Ages are counted by `clock::now`, which does not jump. Only what is about times that others name reads the wall clock.
+#[test]
+fn only_who_tells_or_is_told_a_time_reads_the_wall_clock() {
+    const READERS: &[&str] = &[
+        "clock.rs",
+        // Tokens and robots run out by it.
+        "access/",
+        "http/tokens.rs",
+        "http/credentials.rs",
+        // Upstreams say when to come again.
+        "upstream/",
+        // What people read has its date.
+        "app.rs",
+        "http/audit.rs",
+        "telemetry/audit",
+        "store/history.rs",
+        "store/stamp.rs",
+        "store/uploads.rs",
+    ];
+    let mut wrong = Vec::new();
+    for source in sources().iter().filter(|source| !source.path.contains("/tests")) {
+        for (index, line) in source.code.iter().enumerate() {
+            if line.contains("SystemTime::now()") && !READERS.iter().any(|reader| source.path.starts_with(reader)) {
+                wrong.push(format!("src/{}:{}: {}", source.path, index + 1, line.trim()));
             }
         }
     }

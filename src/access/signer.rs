@@ -21,6 +21,9 @@ use serde::{Deserialize, Serialize};
 pub(super) const LIFETIME: Duration = Duration::from_secs(300);
 /// How long it is taken after that: it may have been shown in time, and clocks differ. Not announced.
 const GRACE: Duration = Duration::from_secs(30);
+/// How far in the future it may say that it was made. More, and the clock was put back: by the new one it would last longer than
+/// any token may.
+const AHEAD: Duration = Duration::from_secs(60);
 /// How long a token for new tokens is good for.
 pub(super) const REFRESH_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Nothing that we sign is longer.
@@ -187,7 +190,8 @@ impl Signer {
             Purpose::Access => GRACE,
             Purpose::Refresh => Duration::ZERO,
         };
-        if seconds(now) >= claims.exp.saturating_add(grace.as_secs()) {
+        let now = seconds(now);
+        if now >= claims.exp.saturating_add(grace.as_secs()) || claims.iat > now.saturating_add(AHEAD.as_secs()) {
             return Reading::Expired;
         }
         Reading::Good(claims)
@@ -298,6 +302,23 @@ mod tests {
             );
         }
         assert_eq!(outcome(Purpose::Access, &refresh.token, 0), "not ours");
+    }
+
+    #[test]
+    fn a_token_of_later_than_now_is_none_for_now() {
+        for purpose in [Purpose::Access, Purpose::Refresh] {
+            let token = mint(purpose, None).token;
+            for (before, is_good) in [(1, true), (60, true), (61, false), (3600, false)] {
+                let then = UNIX_EPOCH + NOW - Duration::from_secs(before);
+                let reading = signer().read(purpose, &token, then);
+                assert_eq!(
+                    matches!(reading, Reading::Good(_)),
+                    is_good,
+                    "{before} s before it was made"
+                );
+                assert!(is_good || reading == Reading::Expired, "a new one is to be had");
+            }
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::clock;
 use crate::config::RemoteConfig;
 use crate::oci::Digest;
 use crate::store::Move;
@@ -110,7 +111,7 @@ impl Freshness {
 
     /// Whether a move that was held back is to be followed.
     pub(super) fn is_due(&self, held: &Move, now: SystemTime) -> bool {
-        now.duration_since(held.seen).is_ok_and(|since| since >= self.hold)
+        clock::age(held.seen, now).is_some_and(|since| since >= self.hold)
     }
 
     /// When a move that is held back will be followed, at the latest question after it.
@@ -130,11 +131,11 @@ impl Freshness {
 }
 
 impl Move {
-    /// The same, but not seen in the future: a clock that was put back must not hold a tag for longer than it is meant.
+    /// The same, but seen now if a wrong clock said when: a tag is held neither for longer than it is meant, nor shorter.
     fn seen_before(&self, now: SystemTime) -> Self {
         Self {
             to: self.to.clone(),
-            seen: self.seen.min(now),
+            seen: clock::age(self.seen, now).map_or(now, |_| self.seen),
         }
     }
 }
@@ -153,10 +154,10 @@ fn stretch(remaining: u64, limit: u64, reserve: u64) -> u32 {
     u32::try_from(factor).unwrap_or(u32::MAX)
 }
 
-/// The age of what was verified then. Unknown if that is not known, or lies in the future: a clock that was put back
-/// must not make a copy fresh until it has caught up.
+/// The age of what was verified then. Unknown if that is not known, or cannot be: what a wrong clock wrote must not make a
+/// copy fresh until a right one has caught up.
 pub(super) fn age(verified: Option<SystemTime>, now: SystemTime) -> Option<Duration> {
-    now.duration_since(verified?).ok()
+    clock::age(verified?, now)
 }
 
 #[cfg(test)]
@@ -218,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_put_back_makes_nothing_fresh() {
-        let now = SystemTime::now();
+        let now = clock::now();
         assert_eq!(age(Some(now + Duration::from_secs(1)), now), None);
         assert_eq!(
             age(Some(now), now + Duration::from_secs(7)),

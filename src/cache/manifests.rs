@@ -9,6 +9,7 @@ use super::flight::Flight;
 use super::freshness::{self, Step};
 use super::negative::What;
 use super::{Answer, Cached, Error, Inner, Outcome};
+use crate::clock;
 use crate::oci::manifest::Contents;
 use crate::oci::{Digest, ImageName, Manifest, Reference, Tag};
 use crate::store::{Move, TagRecord};
@@ -118,7 +119,7 @@ impl Inner {
     async fn held(&self, image: &ImageName, record: Option<TagRecord>) -> Result<Option<Held>, Error> {
         let Some(record) = record else { return Ok(None) };
         let manifest = self.here(image).manifest(&record.digest).await?;
-        let now = SystemTime::now();
+        let now = clock::now();
         // Past its time is also what has been held back for long enough.
         let is_due = record.moves.iter().any(|held| self.freshness.is_due(held, now));
         let age = freshness::age(record.verified, now).filter(|_| !is_due);
@@ -154,7 +155,7 @@ impl Inner {
         let (first, last) = (moves.first()?, moves.last()?);
         let until = self.freshness.due(first).map_or_else(
             || "for ever".to_owned(),
-            |due| format!("until {}", httpdate::fmt_http_date(due)),
+            |due| format!("until {}", httpdate::fmt_http_date(clock::told(due))),
         );
         Some(super::printable(&format!(
             "{} has moved this tag to {}; it is held at what it was {until}",
@@ -273,7 +274,7 @@ impl Inner {
 
     /// Fetches a manifest and stores it, as what these tags mean.
     pub(super) async fn get(&self, image: &ImageName, reference: &Reference, tags: &[Tag]) -> Result<Told, Error> {
-        let asked = SystemTime::now();
+        let asked = clock::now();
         let answer = self.upstream.manifest(image, reference).await;
         let Some((manifest, contents)) = self.judge(answer)? else {
             return Ok(Told::Gone);

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use super::manifests::Told;
 use super::{Error, Inner};
+use crate::clock;
 use crate::oci::{self, Digest, ImageName, Manifest, Reference, Tag};
 use crate::store::{Meaning, TagRecord};
 use crate::upstream;
@@ -29,7 +30,7 @@ impl Inner {
         let Some(record) = record.filter(|_| is_here) else {
             return self.get(image, &reference, std::slice::from_ref(tag)).await;
         };
-        let asked = SystemTime::now();
+        let asked = clock::now();
         match self.upstream.head_manifest(image, &reference).await {
             Ok(Some(upstream::Head {
                 digest: Some(digest), ..

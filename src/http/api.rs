@@ -20,6 +20,7 @@ use super::serve::Peer;
 use super::site::{Front, Site};
 use super::{REQUEST_ID, RequestId};
 use crate::access::Identity;
+use crate::clock;
 use crate::oci::operation::Action;
 use crate::oci::{ErrorCode, ImageName, RepositoryKey};
 use crate::repository::router::Hints;
@@ -190,8 +191,8 @@ impl Ask {
             pinned: known.record.pinned,
             held: known.record.moves.last().map(|last| Held {
                 to: last.to.as_str(),
-                seen: timestamp::of(last.seen),
-                follows: known.follows().map(timestamp::of),
+                seen: timestamp::of(clock::told(last.seen)),
+                follows: known.follows().map(|at| timestamp::of(clock::told(at))),
             }),
             meanings: known
                 .meanings
@@ -199,7 +200,7 @@ impl Ask {
                 .map(|known| Meaning {
                     digest: known.digest.as_str(),
                     since: timestamp::of(known.since),
-                    verified: known.verified.map(timestamp::of),
+                    verified: known.verified.map(|at| timestamp::of(clock::told(at))),
                     origin: &known.origin,
                 })
                 .collect(),

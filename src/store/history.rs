@@ -77,7 +77,7 @@ impl Story {
     /// From now on the tag means this.
     pub(super) fn add(&mut self, digest: &Digest, origin: &str, since: SystemTime, verified: Option<SystemTime>) {
         if let Some(last) = self.meanings.last_mut().filter(|last| last.digest == *digest) {
-            last.verified = last.verified.max(verified);
+            last.verified = verified.or(last.verified);
             return;
         }
         self.meanings.push(Meaning {
@@ -98,7 +98,9 @@ impl Story {
     /// Whether it is worth a write that the tag was found to mean the same.
     pub(super) fn is_outdated(&self, verified: SystemTime) -> bool {
         let known = self.meanings.last().and_then(|last| last.verified);
-        known.is_none_or(|known| verified.duration_since(known).is_ok_and(|since| since >= VERIFIED))
+        // What is known to be later than now was said by a wrong clock.
+        known
+            .is_none_or(|known| verified.duration_since(known).is_ok_and(|since| since >= VERIFIED) || known > verified)
     }
 }
 

@@ -35,6 +35,7 @@ use tokio::sync::Semaphore;
 use super::layout::Place;
 use super::rows::Changes;
 use super::{Error, Inner, Store, blocking, rebuild};
+use crate::clock;
 use crate::oci::{Digest, RepositoryKey};
 use crate::telemetry::Metrics;
 use account::Account;
@@ -202,8 +203,8 @@ impl Inner {
         };
         let noted = self.index.uses(&kept.repository).unwrap_or_default();
         let used = |digest: &Digest, written: Option<SystemTime>| match noted.get(digest) {
-            Some(seconds) => u64::from(*seconds) * 1000,
-            None => written.map_or(0, milliseconds),
+            Some(seconds) => believed(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(*seconds))),
+            None => written.map_or(0, believed),
         };
         for digest in blobs {
             if let Some((size, written)) = self.blobs.look(&digest)? {
@@ -300,7 +301,14 @@ impl std::ops::AddAssign for Tidied {
 }
 
 fn now() -> u64 {
-    milliseconds(SystemTime::now())
+    milliseconds(clock::now())
+}
+
+/// When something was used, by what an earlier process wrote. What no right clock can have said was just now: it goes later
+/// than it might, not sooner than it may.
+fn believed(used: SystemTime) -> u64 {
+    let now = clock::now();
+    milliseconds(clock::age(used, now).map_or(now, |_| used))
 }
 
 fn milliseconds(time: SystemTime) -> u64 {

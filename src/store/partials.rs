@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use super::disk::{is_absence, read_small};
 use super::error::Error;
 use super::growing::Growing;
+use crate::clock;
 use crate::oci::{Digest, Hasher};
 
 /// How much comes in between two notes; less than that is not worth going on with.
@@ -60,7 +61,7 @@ impl Name {
 
     /// Makes room for this one among those that nobody is at work on.
     pub(super) fn make_room(&self) {
-        self.partials.thin_out(SystemTime::now(), MOST - 1);
+        self.partials.thin_out(clock::now(), MOST - 1);
     }
 }
 
@@ -93,6 +94,8 @@ impl Notes {
         };
         // Always of the same length: one note replaces the other as a whole.
         file.write_all_at(format!("{written:020} {}\n", hasher.clone().finish()).as_bytes(), 0)?;
+        // Its age is counted by our clock, not by the file system's.
+        file.set_modified(clock::now())?;
         (self.file, self.noted) = (Some(file), written);
         Ok(())
     }
@@ -112,7 +115,7 @@ impl Partials {
             spool: spool.to_owned(),
             open: Mutex::default(),
         };
-        partials.thin_out(SystemTime::now(), MOST);
+        partials.thin_out(clock::now(), MOST);
         let good: HashSet<PathBuf> = partials
             .parked()
             .map_err(Error::disk(spool))?
@@ -179,7 +182,7 @@ impl Partials {
 
     /// Removes the parts that nobody is at work on: their room is needed.
     pub(super) fn clear(&self) {
-        self.thin_out(SystemTime::now(), 0);
+        self.thin_out(clock::now(), 0);
     }
 
     /// Removes what is too old, and the oldest of what is too many.
@@ -187,7 +190,7 @@ impl Partials {
         let Ok(mut parked) = self.parked() else { return };
         parked.sort_by_key(|parked| std::cmp::Reverse(parked.since));
         for (index, Parked { digest, since }) in parked.into_iter().enumerate() {
-            let is_old = now.duration_since(since).is_ok_and(|age| age > KEPT_FOR);
+            let is_old = clock::age(since, now).is_some_and(|age| age > KEPT_FOR);
             // Held while it is removed: whoever wants it meanwhile finds it in use.
             if (index >= most || is_old) && self.open().insert(digest.clone()) {
                 remove(&file(&self.spool, &digest, "note"));

@@ -56,7 +56,7 @@ impl Image {
             let mut meanings = records.story(&image.place, &tag, Some(&current)).meanings;
             let verified = image.inner.index.verified(&image.place, &tag, &current);
             if let Some(last) = meanings.last_mut() {
-                last.verified = last.verified.max(verified);
+                last.verified = verified.or(last.verified);
             }
             meanings.reverse();
             Ok(meanings)

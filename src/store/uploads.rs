@@ -22,6 +22,7 @@ use super::layout::Place;
 use super::space::Space;
 use super::spool::VerifiedFile;
 use super::{Inner, Options, blocking};
+use crate::clock;
 use crate::oci::operation::UploadId;
 use crate::oci::{Algorithm, Digest};
 
@@ -182,7 +183,7 @@ fn remembered(path: &Path) -> Option<Session> {
         },
         owner: note.owner.into(),
         algorithm: note.algorithm.parse().ok()?,
-        idle_before: SystemTime::now().duration_since(written).unwrap_or_default(),
+        idle_before: clock::age(written, clock::now()).unwrap_or_default(),
         touched: Instant::now(),
         state: State::Free(None),
     })
