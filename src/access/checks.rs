@@ -1,16 +1,18 @@
-//! Checks of passwords, which are slow on purpose: few at once and off the threads that serve, one for all who ask the
-//! same meanwhile, and their outcome remembered for a while.
+//! Checks of passwords, which are slow on purpose: few at once, on threads of their own that stand back behind those that serve, one
+//! for all who ask the same meanwhile, and their outcome remembered for a while.
 //!
 //! What is remembered is a mark that only this process can make, never a password.
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use moka::sync::Cache;
 use ring::hmac;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::Unidentified;
 use super::signer::random;
@@ -19,6 +21,10 @@ use super::signer::random;
 const AT_ONCE: usize = 2;
 /// How many more may wait to be.
 const WAITING: usize = 64;
+/// How far back its threads stand: a tenth of what others get of a processor that they want too. Guessing takes as much as there is of
+/// it, and pulls do not wait for that.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 10;
 /// How long somebody waits.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// When somebody whom there was no room for should come again.
@@ -133,7 +139,11 @@ impl Entry {
         let Ok(_slot) = self.shared.slots.acquire().await else {
             return;
         };
-        let right = match tokio::task::spawn_blocking(work).await {
+        let right = match apart(work) {
+            Ok(told) => told.await.map_err(io::Error::other),
+            Err(error) => Err(error),
+        };
+        let right = match right {
             Ok(right) => right,
             Err(error) => {
                 tracing::error!(%error, "the check of a password failed unexpectedly");
@@ -144,6 +154,18 @@ impl Entry {
         outcomes.insert(self.mark, ());
         tell.send_replace(Some(right));
     }
+}
+
+/// Runs work on a thread of its own, which stands back behind the others. Nothing comes of it if it panics.
+fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<oneshot::Receiver<T>> {
+    let (tell, told) = oneshot::channel();
+    thread::Builder::new().name("password".to_owned()).spawn(move || {
+        // Elsewhere than on Linux this would be about the whole process. Where it may not be, others wait a little.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::process::setpriority_process(None, NICE);
+        let _ = tell.send(work());
+    })?;
+    Ok(told)
 }
 
 impl Drop for Entry {

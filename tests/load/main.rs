@@ -19,6 +19,7 @@ mod lag;
 mod limits;
 mod memory;
 mod overload;
+mod passwords;
 mod probes;
 mod raw;
 mod reloads;
