@@ -9,6 +9,7 @@
 //!
 //! - [`oci`]: the words of the distribution specification. Pure.
 //! - [`clock`]: how time passes. A leaf.
+//! - [`mishap`]: panics for tests. A leaf, and nothing in a release.
 //! - [`telemetry`]: logs and metrics. A leaf.
 //! - [`config`]: `repositories.yml`, as plain data, or problems with line and column.
 //! - [`store`]: what is kept on disk, and the index over it.
@@ -42,6 +43,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod http;
+pub mod mishap;
 pub mod oci;
 pub mod repository;
 pub mod store;

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 const RANKS: &[(&str, u8)] = &[
     ("oci", 0),
     ("clock", 0),
+    ("mishap", 0),
     ("telemetry", 0),
     ("config", 1),
     ("store", 2),

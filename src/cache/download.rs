@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::Error;
 use super::passage::{Passage, Rest};
+use crate::mishap;
 use crate::oci::{Digest, Hasher};
 use crate::store::{self, SpoolFile, SpoolReader, VerifiedFile};
 
@@ -89,6 +90,7 @@ impl Download {
     /// Puts bytes where they belong, and lets the readers know of what they can read. A write into the page cache:
     /// handing it to another thread would cost more than it takes.
     pub(super) fn write_at(&mut self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        mishap::at("fill");
         if offset > self.written() {
             return self.spool.write_ahead(offset, bytes);
         }

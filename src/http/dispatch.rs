@@ -20,6 +20,7 @@ use super::serve::Peer;
 use super::shed::Admitted;
 use super::site::{Front, Site};
 use super::{REQUEST_ID, RequestId, answer as answers, list, pull, push};
+use crate::mishap;
 use crate::oci::operation::{Operation, ParseError, Request as Line};
 use crate::oci::{ErrorCode, ImageName};
 use crate::repository::router::Hints;
@@ -171,6 +172,7 @@ fn write_down(site: &Site, parts: &Parts, line: &Line, told: &Told<'_>) {
 }
 
 async fn perform(call: &Call, body: Body) -> Result<Response, Failure> {
+    mishap::at("handler");
     let namespace = call.line.namespace.clone();
     let mut response = match call.line.operation.clone() {
         Operation::CheckVersion => {

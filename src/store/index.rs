@@ -19,6 +19,7 @@ use super::error::Error;
 use super::layout::{Layout, Place};
 use super::rows::{self, Changes};
 use super::stamp::{self, Reason, Totals};
+use crate::mishap;
 use crate::oci::{Descriptor, Digest, ImageName, Page, RepositoryKey, Tag};
 
 /// How much of itself the engine may keep in memory.
@@ -435,6 +436,10 @@ impl Engine {
 
 /// Calls the engine, which panics where others return an error.
 fn fenced<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
+    let call = move || {
+        mishap::at("index");
+        call()
+    };
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(error.to_string()),

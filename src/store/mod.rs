@@ -65,6 +65,7 @@ use turns::Turns;
 use uploads::Uploads;
 
 use crate::config::Share;
+use crate::mishap;
 use crate::oci::{Digest, ImageName, RepositoryKey};
 use crate::telemetry::Metrics;
 
@@ -322,6 +323,10 @@ impl Store {
 /// Runs disk work, the whole of an operation at once, where it may block. It runs to its end even if nobody waits for
 /// it any more.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    let work = move || {
+        mishap::at("disk");
+        work()
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) if error.is_cancelled() => Err(Error::Closed),

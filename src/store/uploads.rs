@@ -127,12 +127,13 @@ impl Uploads {
         };
         sessions.insert(id, session);
         self.count(&sessions);
+        // Until its files are made there is nothing to go on with: whatever comes in between ends it.
         Ok(Hold {
             uploads: Arc::clone(self),
             id,
             algorithm,
             progress: None,
-            ended: false,
+            ended: true,
         })
     }
 
@@ -352,13 +353,16 @@ impl Drop for Upload {
 impl Image {
     /// Begins an upload into this image. Naming the algorithm of the final digest saves reading the bytes again.
     pub async fn begin_upload(&self, algorithm: Option<Algorithm>, owner: &str) -> Result<Upload, Error> {
-        let hold = self
+        let mut hold = self
             .inner
             .uploads
             .admit(&self.place, owner, algorithm.unwrap_or(Algorithm::Sha256))?;
         let (image, owner) = (self.clone(), owner.to_owned());
         blocking(move || match hold.create(&image.place, &owner) {
-            Ok(growing) => Ok(Upload::new(image, hold, growing)),
+            Ok(growing) => {
+                hold.ended = false;
+                Ok(Upload::new(image, hold, growing))
+            }
             Err(error) => {
                 hold.end();
                 Err(error)

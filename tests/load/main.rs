@@ -19,6 +19,7 @@ mod lag;
 mod limits;
 mod memory;
 mod overload;
+mod panics;
 mod passwords;
 mod probes;
 mod raw;
