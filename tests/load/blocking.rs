@@ -62,7 +62,7 @@ fn longest(address: &str, threads: &[String], done: &AtomicBool) -> (Duration, u
         let read = stream.read(&mut answer).expect("an answer");
         let took = began.elapsed();
         assert!(read > 0, "the connection was closed");
-        worst = worst.max(took.saturating_sub(all() - before));
+        worst = worst.max(took.saturating_sub(all().saturating_sub(before)));
         count += 1;
         thread::sleep(Duration::from_millis(3));
     }

@@ -217,7 +217,10 @@ repositories: { docker: { type: local } }
     assert_eq!(bob.log_in("bob", "pass-bob"), 200);
     let reached = count(&right_ones(&registry, 1e6, async || {}).await) / PHASE.as_secs_f64();
     let asked = std::env::var("ENTREPOT_TEST_LOGINS").ok();
-    let right = asked.map_or((reached / 3.0).min(5000.0), |number| number.parse().expect("a number"));
+    let right = asked.map_or_else(
+        || (reached / 3.0).min(5000.0),
+        |number| number.parse().expect("a number"),
+    );
     let quiet = right_ones(&registry, right, async || {}).await;
     let (pace, done) = (Pace::new(right / 5.0), Arc::new(AtomicBool::new(false)));
     let (guessing, ended) = (wrong_ones(&registry, &pace).await, Arc::clone(&done));
