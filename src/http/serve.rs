@@ -1,10 +1,11 @@
 //! The door: where we listen, whom we let in, and how it is closed.
 //!
 //! `slots` says how many may come in, `connection` serves one client, `watch` bounds how long it may keep us waiting,
-//! `socket` and `body` are what passes through it.
+//! `socket` and `body` are what passes through it, and `frames` counts what is only noise.
 
 mod body;
 mod connection;
+mod frames;
 mod slots;
 mod socket;
 mod watch;

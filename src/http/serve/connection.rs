@@ -25,6 +25,7 @@ use tower::Service;
 use tracing::debug;
 
 use super::body::{Received, Sent};
+use super::frames::Counted;
 use super::slots::Pressure;
 use super::socket::Socket;
 use super::watch::{Patience, Verdict, Watch};
@@ -181,10 +182,11 @@ impl Reception {
         let (router, client, requests) = (self.router, peer.address, Arc::clone(&watch));
         let multiplexed = matches!(way, Way::Frames);
         let service = service_fn(move |request| answer(router.clone(), request, peer.clone(), way.clone(), &requests));
-        let stream = TokioIo::new(stream);
         if multiplexed {
+            let stream = TokioIo::new(Counted::new(stream));
             drive(self.http2.serve_connection(stream, service), client, &watch, self.stage).await;
         } else {
+            let stream = TokioIo::new(stream);
             drive(self.http1.serve_connection(stream, service), client, &watch, self.stage).await;
         }
     }
