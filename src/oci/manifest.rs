@@ -1,5 +1,7 @@
 //! Manifests: bytes that are kept as they came, and what they refer to.
 
+mod outline;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -8,6 +10,7 @@ use serde::Deserialize;
 use super::descriptor::Descriptor;
 use super::digest::{Algorithm, Digest};
 use super::media_type::{self, MediaType};
+use outline::{DEPTH, Outline, scan};
 
 /// A manifest or index as it is stored and served: the bytes are never written anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,24 +57,12 @@ struct Written {
     annotations: Option<BTreeMap<String, String>>,
 }
 
-/// The deepest that a manifest's JSON may be nested. Real ones are at four.
-const DEPTH: usize = 64;
-/// The most manifests that an index which is pushed may list, and the most layers of an image: each is looked up.
+/// The most manifests that an index which is pushed may list, and the most layers of an image: each is looked up. And the
+/// most annotations, of which every reader makes far more than what is pushed.
 const CHILDREN: usize = 1000;
 
-/// The fields of [`Written`].
-const FIELDS: [&str; 10] = [
-    "schemaVersion",
-    "mediaType",
-    "artifactType",
-    "config",
-    "layers",
-    "manifests",
-    "blobs",
-    "fsLayers",
-    "subject",
-    "annotations",
-];
+/// The most values that a manifest which is pushed may hold, of whatever kind and wherever.
+const VALUES: usize = 20_000;
 
 /// Why bytes are not a manifest we keep.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,8 +74,11 @@ pub enum ManifestError {
     #[error("the manifest is nested more than {DEPTH} levels deep")]
     TooDeep,
     /// More than we look up for one push.
-    #[error("the manifest lists {0} manifests or layers: {CHILDREN} are the most")]
+    #[error("the manifest lists {0} manifests, layers or annotations: {CHILDREN} are the most")]
     TooMany(usize),
+    /// More than is worth reading.
+    #[error("the manifest holds more than {VALUES} values")]
+    TooMuch,
     /// An image and an index in one document: readers would disagree on what it is (CVE-2021-41190).
     #[error("the manifest is ambiguous: it has both `manifests` and `layers` or `config`")]
     Ambiguous,
@@ -121,12 +115,13 @@ impl Manifest {
             None => None,
             Some(text) => Some(MediaType::parse(text).ok_or(ManifestError::NoType)?),
         };
-        let (manifest, contents) = Self::read(bytes, header, algorithm)?;
-        let listed = contents.manifests.len().max(contents.layers.len());
-        if listed > CHILDREN {
-            return Err(ManifestError::TooMany(listed));
+        // Before anything is made of it: what is short in a document can be large in memory.
+        scan(&bytes, VALUES)?;
+        let outline = Outline::of(&bytes)?;
+        if outline.longest > CHILDREN {
+            return Err(ManifestError::TooMany(outline.longest));
         }
-        Ok((manifest, contents))
+        Self::read(bytes, header, algorithm)
     }
 
     /// Takes bytes that an upstream or the disk gave: a header that names no manifest type (`application/json`,
@@ -143,16 +138,15 @@ impl Manifest {
                     "application/json" | "text/plain" | "application/octet-stream"
                 )
         });
+        scan(&bytes, usize::MAX)?;
+        Outline::of(&bytes)?;
         Self::read(bytes, header, algorithm)
     }
 
+    /// Reads a document whose outline is sound.
     fn read(bytes: Bytes, header: Option<MediaType>, algorithm: Algorithm) -> Result<(Self, Contents), ManifestError> {
-        if depth(&bytes) > DEPTH {
-            return Err(ManifestError::TooDeep);
-        }
         let written: Written =
             serde_json::from_slice(&bytes).map_err(|error| ManifestError::Json(error.to_string()))?;
-        check_names(&bytes)?;
         if written.schema_version == Some(1) || written.fs_layers.is_some() {
             return Err(ManifestError::SchemaOne);
         }
@@ -204,6 +198,8 @@ impl Manifest {
 
     /// What it says, read once more: for one that is stored and was sound when it came.
     pub fn contents(&self) -> Result<Contents, ManifestError> {
+        scan(&self.bytes, usize::MAX)?;
+        Outline::of(&self.bytes)?;
         let media_type = Some(self.media_type.clone());
         Self::read(self.bytes.clone(), media_type, self.digest.algorithm()).map(|(_, contents)| contents)
     }
@@ -225,52 +221,6 @@ impl Manifest {
             urls: None,
         }
     }
-}
-
-/// How deep a document is nested, without reading it: braces in texts do not count.
-fn depth(bytes: &[u8]) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    let (mut in_text, mut escaped) = (false, false);
-    for byte in bytes {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = in_text,
-            b'"' => in_text = !in_text,
-            b'{' | b'[' if !in_text => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' if !in_text => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
-/// Refuses a name that is one of ours but for its case: whoever reads it as ours sees another image than we do.
-fn check_names(bytes: &[u8]) -> Result<(), ManifestError> {
-    #[expect(clippy::zero_sized_map_values, reason = "a set is not read from an object")]
-    let names: BTreeMap<String, serde::de::IgnoredAny> =
-        serde_json::from_slice(bytes).map_err(|error| ManifestError::Json(error.to_string()))?;
-    for name in names.into_keys() {
-        if let Some(field) = FIELDS
-            .into_iter()
-            .find(|field| *field != name && folded(field) == folded(&name))
-        {
-            return Err(ManifestError::Misspelt(name, field));
-        }
-    }
-    Ok(())
-}
-
-/// A name as Go compares it: the long s and the sign for Kelvin are letters of ASCII to it.
-fn folded(name: &str) -> String {
-    let letter = |c: char| match c {
-        '\u{17f}' => 's',
-        '\u{212a}' => 'k',
-        c => c.to_ascii_lowercase(),
-    };
-    name.chars().map(letter).collect()
 }
 
 /// The type of a document that does not name one, as image-spec allows.
@@ -369,6 +319,20 @@ mod tests {
             push(&index(CHILDREN + 1), None),
             Err(ManifestError::TooMany(CHILDREN + 1))
         );
+        let annotations = |number: usize| {
+            let all: Vec<String> = (0..number).map(|number| format!(r#""{number}":"""#)).collect();
+            all.join(",")
+        };
+        let annotated = |number: usize| image(&format!(r#","annotations":{{{}}}"#, annotations(number)));
+        assert!(push(&annotated(CHILDREN), None).is_ok());
+        assert_eq!(
+            push(&annotated(CHILDREN + 1), None),
+            Err(ManifestError::TooMany(CHILDREN + 1))
+        );
+        let elsewhere = |number: usize| image(&format!(r#","x":{{"y":{{{}}}}}"#, annotations(number)));
+        assert!(push(&elsewhere(VALUES - 10), None).is_ok());
+        assert_eq!(push(&elsewhere(VALUES + 1), None), Err(ManifestError::TooMuch));
+        assert!(push(&image(&format!(r#","x":"{}""#, ",".repeat(VALUES + 1))), None).is_ok());
         // What an upstream has is not ours to refuse.
         let bytes = Bytes::from(index(CHILDREN + 1));
         assert!(Manifest::from_elsewhere(bytes, None, Algorithm::Sha256).is_ok());

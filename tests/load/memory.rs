@@ -11,7 +11,7 @@ use futures_util::stream;
 use reqwest::{Body, StatusCode};
 
 use crate::binary::{OCI_INDEX, Registry, expect, temporary};
-use crate::raw::{is_full, process_status};
+use crate::raw::{is_full, peak};
 use crate::support::upstream::{ALWAYS, Act, Server, pattern, pattern_digest};
 
 const MEBIBYTE: u64 = 1 << 20;
@@ -189,7 +189,7 @@ async fn a03_sixty_four_large_transfers_in_little_memory() {
         let path = format!("/v2/docker/a/blobs/{}", pattern_digest(length));
         expect(registry.head(&path).send().await.expect("an answer"), StatusCode::OK).await;
     }
-    let peak = process_status(&registry, "VmHWM:");
+    let peak = peak(&registry);
     assert!(peak <= RESIDENT, "{} MiB in memory", peak / MEBIBYTE);
     if let Some(group) = &group {
         assert_eq!(group.killed(), 0, "ended for want of memory");

@@ -74,13 +74,23 @@ pub(crate) async fn metric(registry: &Registry, series: &str) -> f64 {
 
 /// Memory of the process in use, in bytes.
 pub(crate) fn resident(registry: &Registry) -> u64 {
-    process_status(registry, "VmRSS:")
+    status(registry, "VmRSS:")
 }
 
-/// A size that the kernel tells of the process, in bytes.
-pub(crate) fn process_status(registry: &Registry, name: &str) -> u64 {
+/// The most that was in use since [`forget_peak`].
+pub(crate) fn peak(registry: &Registry) -> u64 {
+    status(registry, "VmHWM:")
+}
+
+pub(crate) fn forget_peak(registry: &Registry) {
+    // `5`: the peak becomes what is in use now (proc_pid_clear_refs(5)).
+    let file = format!("/proc/{}/clear_refs", registry.process());
+    std::fs::write(file, "5").expect("its own child");
+}
+
+fn status(registry: &Registry, name: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{}/status", registry.process())).expect("its status");
-    let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("a size");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).expect(name);
     let kilobytes: u64 = line.trim().strip_suffix(" kB").expect("kB").parse().expect("a number");
     kilobytes * 1024
 }
