@@ -4,6 +4,7 @@
 //! overflows, more than a second and more than 512 MiB are findings.
 #![no_main]
 
+mod documents;
 mod targets;
 
 use std::sync::OnceLock;

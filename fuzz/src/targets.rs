@@ -1,26 +1,30 @@
 //! The targets by name, and what each asserts.
 
-use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use entrepot::config::{Environment, Network, load_text};
+use entrepot::config::Network;
 use entrepot::http::origin::{Proxies, forwarded};
 use entrepot::oci::manifest::Manifest;
 use entrepot::oci::operation::{Operation, Request, UploadId};
 use entrepot::oci::range::{Ranged, content_range, ranged};
 use entrepot::oci::{Algorithm, Digest, ImageName, MediaType, Pattern, Platform, Reference, RepositoryKey, Tag};
-use entrepot::{access, store, upstream};
+use entrepot::{access, http as door, store, upstream};
 use http::{HeaderMap, HeaderValue};
+
+use crate::documents;
 
 /// Every target.
 pub const ALL: &[(&str, fn(&[u8]))] = &[
+    ("authorization", door::fuzzing::authorization),
     ("challenge", challenge),
-    ("configuration", configuration),
+    ("claims", access::fuzzing::claims),
+    ("configuration", documents::configuration),
     ("content_range", content_ranges),
     ("digest", digest),
+    ("directory", directory_user),
     ("forwarded", forwarding),
-    ("htpasswd", htpasswd),
+    ("htpasswd", documents::htpasswd),
     ("link", link),
     ("manifest", manifest),
     ("media_type", media_type),
@@ -30,10 +34,11 @@ pub const ALL: &[(&str, fn(&[u8]))] = &[
     ("range", range),
     ("records", records),
     ("reference", reference),
-    ("robots", robots),
+    ("robots", documents::robots),
     ("route", route),
     ("tag", tag),
     ("token_answer", upstream::fuzzing::token),
+    ("upload", store::fuzzing::upload),
 ];
 
 fn text(bytes: &[u8]) -> Option<&str> {
@@ -255,50 +260,9 @@ fn forwarding(bytes: &[u8]) {
     assert!(url.path().ends_with("/token") && url.username().is_empty(), "{realm:?}");
 }
 
-fn directory() -> &'static PathBuf {
-    static DIRECTORY: OnceLock<tempfile::TempDir> = OnceLock::new();
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let made = DIRECTORY.get_or_init(|| tempfile::tempdir().expect("a temporary directory"));
-        made.path().to_owned()
-    })
-}
-
-/// `repositories.yml`. Problems are told with the lines that they are about, which must exist.
-fn configuration(bytes: &[u8]) {
-    let Some(text) = text(bytes) else { return };
-    let environment: Environment = [("NAME".to_owned(), "value".to_owned())].into_iter().collect();
-    match load_text("repositories.yml", text, directory(), &environment) {
-        Ok(loaded) => assert!(!loaded.config.repositories.is_empty()),
-        Err(problems) => {
-            assert!(!problems.is_empty());
-            for problem in problems {
-                assert!(!problem.to_string().is_empty());
-            }
-        }
-    }
-}
-
-fn htpasswd(bytes: &[u8]) {
-    std::fs::write(directory().join("htpasswd"), bytes).expect("written");
-    let text = "auth: { htpasswd: htpasswd, policies: [{ who: '*', may: pull, on: '**' }] }\nrepositories: { a: { type: local } }\n";
-    let environment: Environment = std::iter::empty::<(String, String)>().collect();
-    let Ok(loaded) = load_text("repositories.yml", text, directory(), &environment) else {
-        return;
-    };
-    for (user, hash) in &loaded.config.auth.htpasswd {
-        assert!(!user.is_empty() && !user.contains([':', '\n']) && !user.chars().any(char::is_control));
-        assert!(hash.reveal().starts_with("$2"));
-    }
-}
-
-/// The document in which robots are kept.
-fn robots(bytes: &[u8]) {
-    if let Ok(robots) = access::Robots::from_document(bytes) {
-        let written = robots.table().to_document();
-        assert!(
-            access::Robots::from_document(&written).is_ok(),
-            "what was read can be written and read again"
-        );
+/// A name that somebody gives whom a directory knows.
+fn directory_user(bytes: &[u8]) {
+    if let Some(user) = text(bytes) {
+        access::fuzzing::directory(user);
     }
 }

@@ -9,6 +9,8 @@ pub mod certificate;
 mod checks;
 mod claims;
 pub mod directory;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod identity;
 mod issuer_keys;
 mod issuers;

@@ -16,6 +16,8 @@ pub mod client;
 mod credentials;
 mod dispatch;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gate;
 mod gc;
 pub mod healthcheck;

@@ -28,6 +28,8 @@ use crate::oci::{Algorithm, Digest};
 
 /// The owner of what was begun without saying who one is.
 pub const NOBODY: &str = "";
+/// The longest note that is read.
+const LONGEST_NOTE: u64 = 4096;
 
 /// All sessions.
 #[derive(Debug)]
@@ -59,7 +61,7 @@ enum State {
     Busy,
 }
 
-/// What a session's directory says of it.
+/// What a session's directory says of it, as written.
 #[derive(Serialize, Deserialize)]
 struct Note {
     repository: String,
@@ -173,17 +175,39 @@ impl Uploads {
     }
 }
 
+/// The note on a session that begins now.
+pub(super) fn note(place: &Place, owner: &str, algorithm: Algorithm) -> Vec<u8> {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let note = Note {
+        repository: place.repository.to_string(),
+        image: place.image.to_string(),
+        owner: owner.to_owned(),
+        algorithm: algorithm.to_string(),
+        started: now.as_secs(),
+    };
+    serde_json::to_vec(&note).unwrap_or_default()
+}
+
+/// Whose session a note is about.
+pub(super) fn read_note(bytes: &[u8]) -> Option<(Place, Box<str>, Algorithm)> {
+    let note: Note = serde_json::from_slice(bytes).ok()?;
+    let place = Place {
+        repository: note.repository.parse().ok()?,
+        image: note.image.parse().ok()?,
+    };
+    Some((place, note.owner.into(), note.algorithm.parse().ok()?))
+}
+
 /// A session of an earlier process, if its directory is whole.
 fn remembered(path: &Path) -> Option<Session> {
-    let note: Note = serde_json::from_slice(&read_small(&path.join("state.json"), 4096).ok()??).ok()?;
+    let (place, owner, algorithm) = read_note(&read_small(&path.join("state.json"), LONGEST_NOTE).ok()??)?;
     let written = fs::metadata(path.join("data")).ok()?.modified().ok()?;
     Some(Session {
-        place: Place {
-            repository: note.repository.parse().ok()?,
-            image: note.image.parse().ok()?,
-        },
-        owner: note.owner.into(),
-        algorithm: note.algorithm.parse().ok()?,
+        place,
+        owner,
+        algorithm,
         idle_before: clock::age(written, clock::now()).unwrap_or_default(),
         touched: Instant::now(),
         state: State::Free(None),
@@ -205,18 +229,8 @@ impl Hold {
     fn create(&self, place: &Place, owner: &str) -> Result<Growing, Error> {
         let directory = self.uploads.blobs.layout.upload(self.id);
         fs::create_dir(&directory).map_err(Error::disk(&directory))?;
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        let note = Note {
-            repository: place.repository.to_string(),
-            image: place.image.to_string(),
-            owner: owner.to_owned(),
-            algorithm: self.algorithm.to_string(),
-            started: now.as_secs(),
-        };
         let path = directory.join("state.json");
-        fs::write(&path, serde_json::to_vec(&note).unwrap_or_default()).map_err(Error::disk(&path))?;
+        fs::write(&path, note(place, owner, self.algorithm)).map_err(Error::disk(&path))?;
         let path = directory.join("data");
         Growing::create(&path, self.algorithm).map_err(Error::disk(&path))
     }
