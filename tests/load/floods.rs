@@ -132,6 +132,7 @@ async fn registry() -> (Registry, &'static str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::print_stdout, reason = "what was seen, and not only that it was enough")]
 async fn s10_floods_of_frames_cost_little_and_delay_nobody() {
     let (registry, hit) = registry().await;
     // The same on the same machine at the same time, but for the flood: what that takes of the processors, it takes of both.
