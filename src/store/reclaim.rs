@@ -23,7 +23,7 @@ mod survey;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,7 @@ use super::guards::{Condemned, Rescue};
 use super::layout::{Layout, Place};
 use super::records::Records;
 use super::{Error, Image, Inner, Options, Store, blocking, trash};
+use crate::clock;
 use crate::oci::{Digest, RepositoryKey};
 use crate::telemetry::Metrics;
 use sightings::{Sightings, Thing};
@@ -86,7 +87,7 @@ impl Reclaim {
         let reclaim = Self::default();
         let path = layout.sightings();
         if let Ok(Some(text)) = read_small(&path, LONGEST_NOTES) {
-            *reclaim.sightings() = Sightings::of_notes(&text, Instant::now(), SystemTime::now());
+            *reclaim.sightings() = Sightings::of_notes(&text, clock::now());
             reclaim.any.store(true, Ordering::Release);
         }
         disk.remove(&path)?;
@@ -95,7 +96,7 @@ impl Reclaim {
 
     /// Writes down what is known, for the next process.
     pub(super) fn close(&self, layout: &Layout, disk: &Disk) -> Result<(), Error> {
-        let notes = self.sightings().to_notes(Instant::now(), SystemTime::now());
+        let notes = self.sightings().to_notes();
         disk.write(&layout.sightings(), &notes)
     }
 
@@ -117,8 +118,7 @@ impl Reclaim {
         let orphans = survey.orphans.keys().cloned().map(Thing::Bytes);
         let trash = survey.trash.keys().cloned().map(Thing::Trash);
         self.any.store(true, Ordering::Release);
-        self.sightings()
-            .follow(links.chain(orphans).chain(trash), Instant::now());
+        self.sightings().follow(links.chain(orphans).chain(trash), clock::now());
     }
 }
 
@@ -202,7 +202,7 @@ impl Inner {
     }
 
     fn ripe(&self, grace: Duration) -> Vec<Thing> {
-        self.reclaim.sightings().ripe(grace, Instant::now())
+        self.reclaim.sightings().ripe(grace, clock::now())
     }
 
     /// The same without touching anything.
@@ -358,9 +358,9 @@ impl Store {
         blocking(move || {
             let records = Records::of(&layout, &Arc::new(Disk::new(&layout, &metrics)), &metrics);
             let notes = read_small(&layout.sightings(), LONGEST_NOTES)?.unwrap_or_default();
-            let sightings = Sightings::of_notes(&notes, Instant::now(), SystemTime::now());
+            let sightings = Sightings::of_notes(&notes, clock::now());
             let survey = Survey::of(&records, &what.local)?;
-            Ok(Reclaimed::foreseen(survey, &sightings.ripe(what.grace, Instant::now())))
+            Ok(Reclaimed::foreseen(survey, &sightings.ripe(what.grace, clock::now())))
         })
         .await
     }

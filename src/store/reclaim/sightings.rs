@@ -1,13 +1,14 @@
 //! What was found to be needed by nothing, and for how long it has been so.
 //!
-//! An age grows with the clock that only goes forward. Over a restart it is told by the calendar, and only if the store was
-//! closed in order: whoever was promised something since the last note would be forgotten by a crash.
+//! An age outlives the process only if the store was closed in order: whoever was promised something since the last note
+//! would be forgotten by a crash.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::oci::Digest;
 use crate::store::layout::Place;
 
@@ -22,17 +23,9 @@ pub(super) enum Thing {
     Trash(Digest),
 }
 
-/// Since when something may go.
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    at: Instant,
-    /// How long it had been so then.
-    before: Duration,
-}
-
-/// All that may go, one day.
+/// All that may go, one day, and since when, by the steady clock.
 #[derive(Debug, Default)]
-pub(super) struct Sightings(HashMap<Thing, Seen>);
+pub(super) struct Sightings(HashMap<Thing, SystemTime>);
 
 /// A sighting, written down.
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,19 +38,20 @@ struct Note {
     repository: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     image: Option<String>,
-    /// Seconds since 1970.
+    /// Milliseconds since 1970.
     since: u64,
 }
 
 impl Sightings {
     /// For how long something has been needed by nothing.
-    pub(super) fn age(&self, thing: &Thing, now: Instant) -> Option<Duration> {
-        let seen = self.0.get(thing)?;
-        Some(seen.before + now.saturating_duration_since(seen.at))
+    pub(super) fn age(&self, thing: &Thing, now: SystemTime) -> Option<Duration> {
+        self.0
+            .get(thing)
+            .map(|since| clock::age(*since, now).unwrap_or_default())
     }
 
     /// All that has been so for as long as that.
-    pub(super) fn ripe(&self, grace: Duration, now: Instant) -> Vec<Thing> {
+    pub(super) fn ripe(&self, grace: Duration, now: SystemTime) -> Vec<Thing> {
         let ripe = |thing: &&Thing| self.age(thing, now).is_some_and(|age| age >= grace);
         let mut ripe: Vec<Thing> = self.0.keys().filter(ripe).cloned().collect();
         ripe.sort_unstable();
@@ -73,28 +67,23 @@ impl Sightings {
     }
 
     /// What may go is this now: the rest is needed again, or gone.
-    pub(super) fn follow(&mut self, things: impl Iterator<Item = Thing>, now: Instant) {
-        let fresh = Seen {
-            at: now,
-            before: Duration::ZERO,
-        };
+    pub(super) fn follow(&mut self, things: impl Iterator<Item = Thing>, now: SystemTime) {
         let mut before = std::mem::take(&mut self.0);
         self.0 = things
             .map(|thing| {
-                let seen = before.remove(&thing).unwrap_or(fresh);
-                (thing, seen)
+                let since = before.remove(&thing).unwrap_or(now);
+                (thing, since)
             })
             .collect();
     }
 
     /// As it is written down.
-    pub(super) fn to_notes(&self, now: Instant, calendar: SystemTime) -> Vec<u8> {
-        let since_1970 = calendar.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    pub(super) fn to_notes(&self) -> Vec<u8> {
         let notes: Vec<Note> = self
             .0
             .iter()
-            .map(|(thing, seen)| {
-                let age = seen.before + now.saturating_duration_since(seen.at);
+            .map(|(thing, since)| {
+                let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 let (kind, place, digest) = match thing {
                     Thing::Link(place, digest) => ("link", Some(place), digest),
                     Thing::Bytes(digest) => ("bytes", None, digest),
@@ -105,7 +94,7 @@ impl Sightings {
                     digest: digest.clone(),
                     repository: place.map(|place| place.repository.to_string()),
                     image: place.map(|place| place.image.to_string()),
-                    since: since_1970.saturating_sub(age).as_secs(),
+                    since: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
                 }
             })
             .collect();
@@ -113,8 +102,7 @@ impl Sightings {
     }
 
     /// What was written down; nothing, if that cannot be read: then everything is seen for the first time.
-    pub(super) fn of_notes(text: &[u8], now: Instant, calendar: SystemTime) -> Self {
-        let since_1970 = calendar.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    pub(super) fn of_notes(text: &[u8], now: SystemTime) -> Self {
         let notes: Vec<Note> = serde_json::from_slice(text).unwrap_or_default();
         let read = notes.into_iter().filter_map(|note| {
             let thing = match &*note.kind {
@@ -129,8 +117,8 @@ impl Sightings {
                 "trash" => Thing::Trash(note.digest),
                 _ => return None,
             };
-            let before = since_1970.saturating_sub(Duration::from_secs(note.since));
-            Some((thing, Seen { at: now, before }))
+            let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(note.since))?;
+            Some((thing, since.min(now)))
         });
         Self(read.collect())
     }
@@ -151,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_is_promised_begins_anew_and_what_is_needed_again_is_forgotten() {
-        let (start, hour) = (Instant::now(), Duration::from_secs(3600));
+        let (start, hour) = (clock::now(), Duration::from_secs(3600));
         let mut sightings = Sightings::default();
         let (one, other) = (link(b"one"), link(b"other"));
         sightings.follow([one.clone(), other.clone()].into_iter(), start);
@@ -161,7 +149,7 @@ mod tests {
         };
         sightings.renew(place, digest);
         sightings.follow([one.clone(), other.clone()].into_iter(), start + hour / 2);
-        assert_eq!(sightings.ripe(hour, start + hour), [other.clone()]);
+        assert_eq!(sightings.ripe(hour, start + hour), std::slice::from_ref(&other));
         sightings.follow(std::iter::once(one.clone()), start + hour);
         assert_eq!(sightings.age(&other, start + hour), None);
         assert_eq!(sightings.ripe(hour, start + hour * 2), [one]);
@@ -169,8 +157,8 @@ mod tests {
 
     #[test]
     fn an_age_outlives_an_orderly_restart() {
-        let (start, hour) = (Instant::now(), Duration::from_secs(3600));
-        let calendar = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let hour = Duration::from_secs(3600);
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let mut sightings = Sightings::default();
         let things = [
             link(b"one"),
@@ -178,14 +166,14 @@ mod tests {
             Thing::Trash(Digest::of(Algorithm::Sha256, b"three")),
         ];
         sightings.follow(things.iter().cloned(), start);
-        let notes = sightings.to_notes(start + hour, calendar);
-        let read = Sightings::of_notes(&notes, start, calendar + hour);
+        let notes = sightings.to_notes();
+        let read = Sightings::of_notes(&notes, start + hour);
         for thing in &things {
-            assert_eq!(read.age(thing, start), Some(hour * 2), "{thing:?}");
+            assert_eq!(read.age(thing, start + hour * 2), Some(hour * 2), "{thing:?}");
         }
-        // A calendar that went back makes nothing older than it is.
-        let read = Sightings::of_notes(&notes, start, calendar - hour * 5);
-        assert_eq!(read.age(&things[0], start), Some(Duration::ZERO));
-        assert!(Sightings::of_notes(b"{ not json", start, calendar).0.is_empty());
+        // A clock that was put back makes nothing older than it is.
+        let read = Sightings::of_notes(&notes, start - hour * 5);
+        assert_eq!(read.age(&things[0], start - hour * 5), Some(Duration::ZERO));
+        assert!(Sightings::of_notes(b"{ not json", start).0.is_empty());
     }
 }
