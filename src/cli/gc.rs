@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{File, api, block_on, load};
 use crate::app;
 use crate::config::{Config, RepositoryConfig};
-use crate::store::{Error, Reclaimed, Reclaiming, Store};
+use crate::store::{Error, LocalRules, Reclaimed, Reclaiming, Store};
 use crate::telemetry::{Metrics, logs};
 
 /// By a running server.
@@ -55,10 +55,15 @@ pub(super) fn stopped(file: &File, dry_run: bool, as_json: bool) -> ExitCode {
 }
 
 fn what(config: &Config) -> Reclaiming {
-    let local = config.repositories.iter();
-    let local = local.filter(|(_, repository)| matches!(repository, RepositoryConfig::Local(_)));
+    let local = config
+        .repositories
+        .iter()
+        .filter_map(|(key, repository)| match repository {
+            RepositoryConfig::Local(local) => Some(LocalRules::of(key, local)),
+            _ => None,
+        });
     Reclaiming {
-        local: local.map(|(key, _)| key.clone()).collect(),
+        local: local.collect(),
         grace: config.storage.gc.grace,
     }
 }
@@ -69,6 +74,9 @@ fn tell(done: &Reclaimed, dry_run: bool, as_json: bool) {
         return;
     }
     let would = if dry_run { "would be " } else { "" };
+    for name in &done.expired {
+        println!("{would}removed by `retention`: {name}");
+    }
     println!(
         "{would}taken away: {} blobs and manifests ({} bytes), and {} links of images to blobs they do not need",
         done.blobs, done.bytes, done.links

@@ -4,6 +4,7 @@
 //! next mistake is found in the same run; a configuration with problems is thrown away at the end.
 
 mod auth;
+mod local;
 mod proof;
 mod remote;
 mod virtuals;
@@ -20,7 +21,7 @@ use super::node::At;
 use super::scalar::{Count, Size, Time, Timeout};
 use super::spelling::nearest;
 use super::units::excerpt;
-use super::{Config, GcConfig, Listen, LocalConfig, RepositoryConfig, ServerConfig, Share, StorageConfig, TlsConfig};
+use super::{Config, GcConfig, Listen, RepositoryConfig, ServerConfig, Share, StorageConfig, TlsConfig};
 use crate::oci::RepositoryKey;
 
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 5000);
@@ -210,13 +211,7 @@ impl<'a> Checker<'a> {
             let Some((at, key)) = key.with_place() else { continue };
             let parsed = self.key(at, key);
             let meant = match repository.get() {
-                Some(Repository::Local(local)) => Some(RepositoryConfig::Local(LocalConfig {
-                    allow_delete: *local.allow_delete.get().unwrap_or(&true),
-                    allow_sparse: *local.allow_sparse.get().unwrap_or(&false),
-                    immutable_tags: local.immutable_tags.get().map_or_else(Vec::new, |all| {
-                        all.iter().filter_map(|glob| Some(glob.get()?.0.clone())).collect()
-                    }),
-                })),
+                Some(Repository::Local(local)) => Some(RepositoryConfig::Local(self.local(local))),
                 Some(Repository::Remote(remote)) => self
                     .remote(at, remote, written.defaults.get())
                     .map(|remote| RepositoryConfig::Remote(Box::new(remote))),

@@ -321,6 +321,25 @@ pub(super) struct Local {
     pub(super) allow_sparse: Field<bool>,
     /// Patterns of tags that, once pushed, neither move nor go.
     pub(super) immutable_tags: Field<Vec<Field<Glob>>>,
+    /// The most bytes of blobs; a push that would exceed it is refused.
+    pub(super) quota: Field<Size>,
+    /// What goes by itself.
+    pub(super) retention: Field<Vec<Field<Retention>>>,
+}
+
+/// What goes of an image by itself: tags, or manifests that no tag leads to.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Retention {
+    /// A pattern of tags; with `keep_last`, `older_than`, or both.
+    #[serde(rename = "match")]
+    pub(super) matching: Field<Glob>,
+    /// How many of the tags that match stay in each image, the newest ones.
+    pub(super) keep_last: Field<Amount>,
+    /// Only tags that have meant the same for so long go.
+    pub(super) older_than: Field<Timeout>,
+    /// Manifests go that no tag has led to for so long.
+    pub(super) untagged_after: Field<Timeout>,
 }
 
 /// A pull-through cache of one upstream registry.
@@ -478,11 +497,7 @@ pub(super) fn short_form(structure: &str) -> Option<&'static str> {
 }
 
 /// What is to come, by structure. A key that has come moves from here to its structure.
-pub(super) const NOT_YET: &[(&str, &[&str])] = &[
-    ("Written", &["webhooks"]),
-    ("Storage", &["blobs", "index"]),
-    ("Local", &["quota", "retention"]),
-];
+pub(super) const NOT_YET: &[(&str, &[&str])] = &[("Written", &["webhooks"]), ("Storage", &["blobs", "index"])];
 
 /// Words that will stand for a structure.
 const NOT_YET_WRITTEN: &[(&str, &[&str])] = &[("Credentials", &["ecr", "ecr-public", "gcp", "azure", "docker-config"])];
@@ -511,6 +526,7 @@ const PLACES: &[(&str, &str)] = &[
     ("Remote", "a remote repository"),
     ("Virtual", "a virtual repository"),
     ("Reclaiming", "`storage.gc`"),
+    ("Retention", "a rule of `retention`"),
     ("Server", "`server`"),
     ("Limits", "`server.limits`"),
     ("Tls", "`server.tls`"),

@@ -313,6 +313,29 @@ pub struct LocalConfig {
     pub allow_sparse: bool,
     /// Tags that, once pushed, neither move nor go.
     pub immutable_tags: Vec<Pattern>,
+    /// What goes by rule.
+    pub retention: Vec<RetentionRule>,
+    /// The most bytes of blobs.
+    pub quota: Option<u64>,
+}
+
+/// What goes although it could be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RetentionRule {
+    /// Tags of an image.
+    Tags {
+        /// Which.
+        matching: Pattern,
+        /// But for so many of the newest.
+        keep_last: Option<usize>,
+        /// Only those that have meant the same for so long.
+        older_than: Option<Duration>,
+    },
+    /// Manifests that no tag leads to.
+    Untagged {
+        /// For so long.
+        after: Duration,
+    },
 }
 
 /// A remote repository.

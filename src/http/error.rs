@@ -244,7 +244,9 @@ impl From<store::Error> for Failure {
             store::Error::Mismatch(_) => (ErrorCode::DigestInvalid, error.to_string()),
             store::Error::TooManyUploads => (ErrorCode::TooManyRequests, error.to_string()),
             store::Error::UploadTooLarge { .. } => (ErrorCode::TooLarge, error.to_string()),
-            store::Error::Pinned(_) | store::Error::Immutable(_) => (ErrorCode::Denied, error.to_string()),
+            store::Error::Pinned(_) | store::Error::Immutable(_) | store::Error::OverQuota { .. } => {
+                (ErrorCode::Denied, error.to_string())
+            }
             store::Error::UploadBusy => (ErrorCode::BlobUploadInvalid, error.to_string()),
             store::Error::LowSpace { .. } => (
                 ErrorCode::InsufficientStorage,

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use http::header;
@@ -18,6 +18,7 @@ use crate::access::{Access, Robots};
 use crate::config::Limits;
 use crate::repository::Repositories;
 use crate::store::{self, Reclaimed, Reclaiming, Store};
+use crate::telemetry::audit::{Entry, Outcome};
 use crate::telemetry::{Audit, Metrics};
 
 /// How long a store that could be written is taken to be writable: a probe writes and syncs, and anybody may probe.
@@ -105,15 +106,23 @@ impl Front {
         let what = {
             let site = self.site.load();
             Reclaiming {
-                local: site.repositories.locals().cloned().collect(),
+                local: site.repositories.locals().map(|local| local.rules()).collect(),
                 grace: site.grace,
             }
         };
         if dry_run {
-            self.store.would_reclaim(what).await
-        } else {
-            self.store.reclaim(what).await
+            return self.store.would_reclaim(what).await;
         }
+        let done = self.store.reclaim(what).await?;
+        let site = self.site.load();
+        for name in &done.expired {
+            let entry = Entry {
+                reference: Some(name),
+                ..Entry::of_system("expire", Outcome::Allowed, None)
+            };
+            site.audit.tell(entry, SystemTime::now());
+        }
+        Ok(done)
     }
 
     /// From now on we are not ready: no new work should be sent here.

@@ -13,7 +13,7 @@ use crate::oci::{
     Algorithm, Answer, Descriptor, Digest, ErrorCode, ImageName, Manifest, Page, Pattern, Reference, Refusal,
     RepositoryKey, Tag,
 };
-use crate::store::{self, Present, Store, Upload};
+use crate::store::{self, LocalRules, Present, Store, Upload};
 
 /// How many missing blobs a refusal names: enough to act on, bounded whatever the manifest says.
 const NAMED_MISSING: usize = 10;
@@ -40,7 +40,7 @@ impl LocalRepository {
     /// A local repository over the store.
     pub fn new(key: RepositoryKey, config: LocalConfig, store: Store) -> Self {
         // It may have been a remote: what is pushed from now on can be had nowhere else.
-        store.release(&key);
+        store.release(&key, config.quota);
         let immutable_tags = config.immutable_tags.clone().into();
         Self {
             key,
@@ -53,6 +53,11 @@ impl LocalRepository {
     /// Its key.
     pub const fn key(&self) -> &RepositoryKey {
         &self.key
+    }
+
+    /// What of it goes although it could be asked for.
+    pub fn rules(&self) -> LocalRules {
+        LocalRules::of(&self.key, &self.config)
     }
 
     pub(super) fn image(&self, image: &ImageName) -> store::Image {

@@ -127,10 +127,10 @@ impl Repositories {
         })
     }
 
-    /// The keys of those that are pushed to.
-    pub fn locals(&self) -> impl Iterator<Item = &RepositoryKey> {
+    /// Those that are pushed to.
+    pub fn locals(&self) -> impl Iterator<Item = &Arc<LocalRepository>> {
         self.by_key.values().filter_map(|repository| match repository {
-            Repository::Local(local) => Some(local.key()),
+            Repository::Local(local) => Some(local),
             _ => None,
         })
     }

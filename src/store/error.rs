@@ -59,6 +59,16 @@ pub enum Error {
         /// How many are to be.
         min_free: u64,
     },
+    /// A repository has as many bytes as it may have.
+    #[error(
+        "the repository has {used} of the {quota} bytes of its `quota`: delete what is not needed, or ask for a larger one"
+    )]
+    OverQuota {
+        /// How many it may have.
+        quota: u64,
+        /// How many it has.
+        used: u64,
+    },
     /// The bytes are not what they were said to be.
     #[error(transparent)]
     Mismatch(#[from] FinishError),

@@ -168,7 +168,11 @@ impl Image {
             let Some(size) = image.inner.blob_size(&digest)? else {
                 return Err(Error::NoSuchBlob(digest));
             };
+            let counted = image.inner.take_quota(&image.place.repository, &digest, size)?;
             let linked = image.inner.records.link_layer(&image.place, &digest);
+            if counted && linked.is_err() {
+                image.forget_unowned(&digest);
+            }
             image.inner.promise(&image.place, &digest);
             image.follow_blob(&digest, Some(size));
             if linked.is_ok() {
@@ -184,14 +188,19 @@ impl Image {
         let digest = digest.clone();
         self.write(move |image| {
             let unlinked = image.unlink_blob_now(&digest)?;
-            let Inner { index, keep, .. } = &*image.inner;
-            let repository = &image.place.repository;
-            if matches!(index.has_owner_in(repository, &digest), Ok(false)) {
-                keep.unlinked(repository, &digest);
-            }
+            image.forget_unowned(&digest);
             Ok(unlinked)
         })
         .await
+    }
+
+    /// A link to a blob has gone: if it was the last one in the repository, it is not counted there any more.
+    pub(super) fn forget_unowned(&self, digest: &Digest) {
+        let Inner { index, keep, .. } = &*self.inner;
+        let repository = &self.place.repository;
+        if matches!(index.has_owner_in(repository, digest), Ok(false)) {
+            keep.unlinked(repository, digest);
+        }
     }
 
     /// By who has the image's turn.

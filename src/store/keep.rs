@@ -82,6 +82,8 @@ pub(super) struct Keep {
 #[derive(Debug)]
 pub(super) struct Kept {
     repository: RepositoryKey,
+    /// Whether what it has can be fetched again. What cannot is only counted, against a quota.
+    evictable: bool,
     account: Mutex<Account>,
     /// Whether the account says all there is. Locked while it is read.
     is_read: Mutex<bool>,
@@ -120,9 +122,53 @@ impl Keep {
         repositories.values().map(Arc::clone).collect()
     }
 
+    /// Those whose blobs can be fetched again.
+    fn caches(&self) -> Vec<Arc<Kept>> {
+        let mut all = self.all();
+        all.retain(|kept| kept.evictable);
+        all
+    }
+
     /// Whether what is in a repository can be fetched again.
     pub(super) fn knows(&self, repository: &RepositoryKey) -> bool {
-        self.get(repository).is_some()
+        self.get(repository).is_some_and(|kept| kept.evictable)
+    }
+
+    /// Counts what is in a repository from now on.
+    fn count(&self, repository: &RepositoryKey, keeping: Keeping, evictable: bool) {
+        if self.get(repository).is_some_and(|kept| kept.evictable != evictable) {
+            self.forget(repository);
+        }
+        let kept = {
+            let mut repositories = self.repositories.write().unwrap_or_else(PoisonError::into_inner);
+            let kept = repositories.entry(repository.clone()).or_insert_with(|| {
+                Arc::new(Kept {
+                    repository: repository.clone(),
+                    evictable,
+                    account: Mutex::new(Account::new(keeping)),
+                    is_read: Mutex::default(),
+                    released: AtomicBool::new(false),
+                })
+            });
+            Arc::clone(kept)
+        };
+        kept.account().keeping = keeping;
+        self.show(&kept);
+    }
+
+    fn forget(&self, repository: &RepositoryKey) {
+        let forgotten = {
+            let mut repositories = self.repositories.write().unwrap_or_else(PoisonError::into_inner);
+            repositories.remove(repository)
+        };
+        if let Some(kept) = forgotten {
+            kept.released.store(true, Ordering::Release);
+            if kept.evictable {
+                self.metrics.cache_is_gone(repository.as_str());
+            } else {
+                self.metrics.quota_is_gone(repository.as_str());
+            }
+        }
     }
 
     /// Whoever removes bytes does so alone.
@@ -169,6 +215,10 @@ impl Keep {
         let account = kept.account();
         let (bytes, reserved, limit) = (account.bytes(), account.reserved(), account.keeping.max_size);
         drop(account);
+        if !kept.evictable {
+            let quota = limit.unwrap_or(u64::MAX);
+            return self.metrics.quota_is_used(kept.repository.as_str(), bytes, quota);
+        }
         self.metrics
             .cache_holds(kept.repository.as_str(), bytes, reserved, limit);
     }
@@ -182,6 +232,39 @@ impl Keep {
 }
 
 impl Inner {
+    /// Counts a blob that is about to be in a repository against its quota, if there is one. Whether it was counted now.
+    pub(super) fn take_quota(&self, repository: &RepositoryKey, digest: &Digest, size: u64) -> Result<bool, Error> {
+        let Some(kept) = self.keep.get(repository).filter(|kept| !kept.evictable) else {
+            return Ok(false);
+        };
+        self.read_account(&kept)?;
+        {
+            let mut account = kept.account();
+            if account.has(digest) {
+                return Ok(false);
+            }
+            account.check_quota(size)?;
+            account.add(digest, size, now());
+        }
+        self.keep.show(&kept);
+        Ok(true)
+    }
+
+    /// Refuses if a blob would be too much for a repository that has not got it. What cannot be finished is better not
+    /// begun: without a digest, it is whether anything fits at all.
+    pub(super) fn check_quota(&self, repository: &RepositoryKey, blob: Option<(&Digest, u64)>) -> Result<(), Error> {
+        let Some(kept) = self.keep.get(repository).filter(|kept| !kept.evictable) else {
+            return Ok(());
+        };
+        self.read_account(&kept)?;
+        let account = kept.account();
+        match blob {
+            Some((digest, _)) if account.has(digest) => Ok(()),
+            Some((_, size)) => account.check_quota(size),
+            None => account.check_quota(1),
+        }
+    }
+
     /// Sees to it that an account says all there is. Where the index does not know, the tree is read.
     fn read_account(&self, kept: &Kept) -> Result<(), Error> {
         let mut is_read = kept.is_read.lock().unwrap_or_else(PoisonError::into_inner);
@@ -250,32 +333,22 @@ impl Store {
     /// is configured anew.
     pub fn keep(&self, repository: &RepositoryKey, keeping: Keeping) {
         let keep = &self.inner.keep;
-        let kept = {
-            let mut repositories = keep.repositories.write().unwrap_or_else(PoisonError::into_inner);
-            let kept = repositories.entry(repository.clone()).or_insert_with(|| {
-                Arc::new(Kept {
-                    repository: repository.clone(),
-                    account: Mutex::new(Account::new(keeping)),
-                    is_read: Mutex::default(),
-                    released: AtomicBool::new(false),
-                })
-            });
-            Arc::clone(kept)
-        };
-        kept.account().keeping = keeping;
-        keep.show(&kept);
+        keep.count(repository, keeping, true);
     }
 
-    /// From now on nothing of this repository is evicted: what is pushed there can be had nowhere else.
-    pub fn release(&self, repository: &RepositoryKey) {
+    /// From now on nothing of this repository is evicted: what is pushed there can be had nowhere else. With a quota, its
+    /// blobs have at most so many bytes.
+    pub fn release(&self, repository: &RepositoryKey, quota: Option<u64>) {
         let keep = &self.inner.keep;
-        let released = {
-            let mut repositories = keep.repositories.write().unwrap_or_else(PoisonError::into_inner);
-            repositories.remove(repository)
-        };
-        if let Some(kept) = released {
-            kept.released.store(true, Ordering::Release);
-            keep.metrics.cache_is_gone(repository.as_str());
+        if quota.is_none() || keep.knows(repository) {
+            keep.forget(repository);
+        }
+        if quota.is_some() {
+            let keeping = Keeping {
+                max_size: quota,
+                unused_after: None,
+            };
+            keep.count(repository, keeping, false);
         }
     }
 

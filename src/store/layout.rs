@@ -10,6 +10,7 @@
 //! │       └── _manifests
 //! │           ├── revisions/<alg>/<hex>/link    this manifest is in this image
 //! │           │                     media-type  ours: its type, where the document does not say it
+//! │           │                     untagged    ours: since when no tag leads to it
 //! │           └── tags/<tag>/current/link       what the tag means
 //! │                         /index/<alg>/<hex>/link   what it has meant
 //! │                         /history          ours: since when and who said so, and whether it is pinned
@@ -113,6 +114,11 @@ impl Layout {
     /// Beside the revision's link: the type of a manifest that does not say it itself. registry:2 does not look at it.
     pub(super) fn media_type(&self, place: &Place, digest: &Digest) -> PathBuf {
         self.revision(place, digest).with_file_name("media-type")
+    }
+
+    /// Beside the revision's link: since when no tag leads to it, as far as a rule has asked.
+    pub(super) fn untagged(&self, place: &Place, digest: &Digest) -> PathBuf {
+        self.revision(place, digest).with_file_name("untagged")
     }
 
     pub(super) fn tags(&self, place: &Place) -> PathBuf {

@@ -46,7 +46,7 @@ pub use error::{Error, FinishError};
 pub use history::{Meaning, Move};
 pub use image::{Image, Present, TagRecord};
 pub use keep::{Keeping, Reservation, Tidied};
-pub use reclaim::{Reclaimed, Reclaiming};
+pub use reclaim::{LocalRules, Reclaimed, Reclaiming};
 pub use spool::{SpoolFile, SpoolReader, VerifiedFile};
 pub use uploads::{NOBODY, Upload};
 

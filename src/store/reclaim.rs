@@ -6,7 +6,7 @@
 //! `grace`, and nobody has been told meanwhile that they are here: by an upload, a HEAD, a mount, or a manifest. Remotes
 //! decide for themselves what they keep ([`super::keep`]), but for orphans.
 //!
-//! A pass, in this order:
+//! First goes what the rules of the repositories say ([`retention`]): tags, and manifests without one. Then a pass, in this order:
 //!
 //! 1. What may go is condemned ([`super::guards`]): whoever links it or is told that it is here leaves a mark from now on.
 //! 2. The whole tree is looked at ([`survey`]). The index is not asked.
@@ -17,6 +17,7 @@
 //!
 //! Whenever that ends in between, nothing that is there speaks of something that is not.
 
+mod retention;
 mod sightings;
 mod survey;
 
@@ -33,7 +34,8 @@ use super::layout::{Layout, Place};
 use super::records::Records;
 use super::{Error, Image, Inner, Options, Store, blocking, trash};
 use crate::clock;
-use crate::oci::{Digest, RepositoryKey};
+use crate::config::{LocalConfig, RetentionRule};
+use crate::oci::{Digest, Pattern, RepositoryKey};
 use crate::telemetry::Metrics;
 use sightings::{Sightings, Thing};
 use survey::Survey;
@@ -45,14 +47,44 @@ const LONGEST_NOTES: u64 = 256 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reclaiming {
     /// The repositories that are pushed to.
-    pub local: Vec<RepositoryKey>,
+    pub local: Vec<LocalRules>,
     /// How long something has to have been needed by nothing.
     pub grace: Duration,
+}
+
+/// A repository that is pushed to, and what of it goes although it could be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalRules {
+    /// The repository.
+    pub key: RepositoryKey,
+    /// What goes by rule.
+    pub retention: Arc<[RetentionRule]>,
+    /// Tags that stay, whatever a rule says.
+    pub immutable: Arc<[Pattern]>,
+}
+
+impl LocalRules {
+    /// What a repository's configuration says.
+    pub fn of(key: &RepositoryKey, config: &LocalConfig) -> Self {
+        Self {
+            key: key.clone(),
+            retention: config.retention.clone().into(),
+            immutable: config.immutable_tags.clone().into(),
+        }
+    }
+}
+
+impl Reclaiming {
+    fn keys(&self) -> Vec<RepositoryKey> {
+        self.local.iter().map(|local| local.key.clone()).collect()
+    }
 }
 
 /// What a pass has done, or would have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reclaimed {
+    /// Tags and manifests that went by rule: `repository/image:tag`, `repository/image@digest`.
+    pub expired: Vec<String>,
     /// Blobs that cannot be read in an image any more, of which no manifest needed them.
     pub links: u64,
     /// Contents that went to the trash.
@@ -158,6 +190,7 @@ impl Inner {
 
     fn reclaim(self: &Arc<Self>, what: &Reclaiming) -> Result<Reclaimed, Error> {
         let _passing = self.reclaim.passing.lock().unwrap_or_else(PoisonError::into_inner);
+        let expired = self.expire(what, false)?;
         let digests: HashSet<Digest> = self.ripe(what.grace).iter().map(Thing::digest).cloned().collect();
         let digests: Vec<Digest> = digests.into_iter().collect();
         let _alone = self.keep.one_at_a_time();
@@ -168,8 +201,11 @@ impl Inner {
         let mut pass = Pass {
             inner: self,
             condemned,
-            survey: Survey::of(&self.records, &what.local)?,
-            done: Reclaimed::default(),
+            survey: Survey::of(&self.records, &what.keys())?,
+            done: Reclaimed {
+                expired,
+                ..Reclaimed::default()
+            },
         };
         for thing in &ripe {
             pass.let_go(thing)?;
@@ -184,6 +220,9 @@ impl Inner {
         self.reclaim.follow(&survey);
         done.wait(&survey);
         self.space.forget();
+        for name in &done.expired {
+            tracing::info!(name, "expired");
+        }
         if done.links + done.blobs + done.emptied > 0 {
             let Reclaimed {
                 links,
@@ -206,10 +245,21 @@ impl Inner {
     }
 
     /// The same without touching anything.
-    fn would_reclaim(&self, what: &Reclaiming) -> Result<Reclaimed, Error> {
-        let survey = Survey::of(&self.records, &what.local)?;
+    fn would_reclaim(self: &Arc<Self>, what: &Reclaiming) -> Result<Reclaimed, Error> {
+        let survey = Survey::of(&self.records, &what.keys())?;
         let ripe = self.ripe(what.grace);
-        Ok(Reclaimed::foreseen(survey, &ripe))
+        Ok(Reclaimed {
+            expired: self.expire(what, true)?,
+            ..Reclaimed::foreseen(survey, &ripe)
+        })
+    }
+
+    fn expire(self: &Arc<Self>, what: &Reclaiming, dry_run: bool) -> Result<Vec<String>, Error> {
+        let mut expired = Vec::new();
+        for local in &what.local {
+            expired.extend(retention::expire(self, local, dry_run)?);
+        }
+        Ok(expired)
     }
 }
 
@@ -260,7 +310,9 @@ impl Pass<'_> {
             return Ok(false);
         }
         trash::note(&self.inner.blobs.layout, place, digest)?;
-        image.unlink_blob_now(digest)
+        let unlinked = image.unlink_blob_now(digest)?;
+        image.forget_unowned(digest);
+        Ok(unlinked)
     }
 
     fn take_away(&mut self, digest: &Digest) -> Result<(), Error> {
@@ -359,8 +411,15 @@ impl Store {
             let records = Records::of(&layout, &Arc::new(Disk::new(&layout, &metrics)), &metrics);
             let notes = read_small(&layout.sightings(), LONGEST_NOTES)?.unwrap_or_default();
             let sightings = Sightings::of_notes(&notes, clock::now());
-            let survey = Survey::of(&records, &what.local)?;
-            Ok(Reclaimed::foreseen(survey, &sightings.ripe(what.grace, clock::now())))
+            let survey = Survey::of(&records, &what.keys())?;
+            let mut expired = Vec::new();
+            for local in &what.local {
+                expired.extend(retention::foresee(&records, local)?);
+            }
+            Ok(Reclaimed {
+                expired,
+                ..Reclaimed::foreseen(survey, &sightings.ripe(what.grace, clock::now()))
+            })
         })
         .await
     }

@@ -151,6 +151,8 @@ impl Records {
         } else {
             self.disk.write(&media_type, manifest.media_type.as_str().as_bytes())?;
         }
+        // Pushed again, it begins anew to be without a tag.
+        let _ = fs::remove_file(self.layout.untagged(place, digest));
         let written = self.write_link(&revision, digest);
         // Even if it failed: the link may be there all the same.
         self.blobs.guards.linked(&place.repository, digest);
@@ -175,6 +177,7 @@ impl Records {
         let link = self.layout.revision(place, digest);
         let was_there = self.disk.remove(&link)?;
         let _ = fs::remove_file(self.layout.media_type(place, digest));
+        let _ = fs::remove_file(self.layout.untagged(place, digest));
         tidy(link.parent());
         Ok(was_there)
     }

@@ -6,6 +6,7 @@ mod indexing;
 mod keeping;
 mod model;
 mod reclaiming;
+mod rules;
 mod uploading;
 
 use super::*;

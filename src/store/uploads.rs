@@ -328,8 +328,11 @@ impl Upload {
         let expected = digest.clone();
         // As long as this is open, the bytes stay although nothing is linked to them yet.
         let _stays = Arc::clone(growing.file());
+        let image = self.image.clone();
         blocking(move || {
-            let checked = hold.uploads.space.check();
+            let blob = Some((&expected, growing.written()));
+            let checked = image.inner.check_quota(&image.place.repository, blob);
+            let checked = checked.and_then(|()| hold.uploads.space.check());
             if checked.is_err() {
                 hold.end();
                 return checked;
@@ -372,14 +375,17 @@ impl Image {
             .uploads
             .admit(&self.place, owner, algorithm.unwrap_or(Algorithm::Sha256))?;
         let (image, owner) = (self.clone(), owner.to_owned());
-        blocking(move || match hold.create(&image.place, &owner) {
-            Ok(growing) => {
-                hold.ended = false;
-                Ok(Upload::new(image, hold, growing))
-            }
-            Err(error) => {
-                hold.end();
-                Err(error)
+        blocking(move || {
+            let begun = image.inner.check_quota(&image.place.repository, None);
+            match begun.and_then(|()| hold.create(&image.place, &owner)) {
+                Ok(growing) => {
+                    hold.ended = false;
+                    Ok(Upload::new(image, hold, growing))
+                }
+                Err(error) => {
+                    hold.end();
+                    Err(error)
+                }
             }
         })
         .await

@@ -104,6 +104,8 @@ pub struct Metrics {
     gc_runs: IntCounterVec,
     gc_blobs: IntCounter,
     gc_freed: IntCounter,
+    quota_used: IntGaugeVec,
+    quota: IntGaugeVec,
     sync_failures: IntCounter,
     read_only: IntGauge,
     disk_free: IntGauge,
@@ -286,6 +288,12 @@ impl Metrics {
                 "Blobs and manifests that nothing needed and that were moved to the trash.",
             )?,
             gc_freed: add.counter("entrepot_gc_freed_bytes_total", "What was removed from the trash for good.")?,
+            quota_used: add.gauges(
+                "entrepot_quota_used_bytes",
+                "Bytes of blobs in a local repository that has a quota.",
+                &["repository"],
+            )?,
+            quota: add.gauges("entrepot_quota_bytes", "Its quota.", &["repository"])?,
             sync_failures: add.counter(
                 "entrepot_disk_sync_failures_total",
                 "How often the disk failed to keep what was written, for another reason than that it was full.",
@@ -499,6 +507,18 @@ impl Metrics {
         self.gc_runs.with_label_values(&[result]).inc();
         self.gc_blobs.inc_by(blobs);
         self.gc_freed.inc_by(freed);
+    }
+
+    /// How much a local repository has of what it may have.
+    pub fn quota_is_used(&self, repository: &str, used: u64, quota: u64) {
+        self.quota_used.with_label_values(&[repository]).set(gauged(used));
+        self.quota.with_label_values(&[repository]).set(gauged(quota));
+    }
+
+    /// A repository has no quota any more.
+    pub fn quota_is_gone(&self, repository: &str) {
+        let _ = self.quota_used.remove_label_values(&[repository]);
+        let _ = self.quota.remove_label_values(&[repository]);
     }
 
     /// The disk failed to keep something; so often, maybe, that it is not written any more.

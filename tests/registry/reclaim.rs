@@ -85,6 +85,38 @@ async fn of_a_stopped_store_it_tells_without_a_byte_changed_and_then_does_it() {
     assert!(text.contains("of what was taken away earlier: 1 (11 bytes)"), "{text}");
 }
 
+#[tokio::test]
+async fn what_a_rule_lets_go_is_told_beforehand_and_audited() {
+    let configuration = "server: { listen: '127.0.0.1:0' }\nstorage: { path: data, gc: { every: forever } }\naudit: { to: audit.log }\n\
+                         repositories: { docker: { type: local, allow_delete: false, retention: [{ match: 'dev-*', keep_last: 1 }] } }\n";
+    let registry = Registry::start_in(&temporary(), configuration);
+    for tag in ["dev-1", "dev-2", "v1"] {
+        registry.push_image("/v2/docker/team/app", tag, tag.as_bytes()).await;
+    }
+    let expected = serde_json::json!(["docker/team/app:dev-1"]);
+    assert_eq!(gc(&registry, &["--dry-run"])["expired"], expected);
+    assert_eq!(gc(&registry, &[])["expired"], expected);
+    let response = registry
+        .get("/v2/docker/team/app/tags/list")
+        .send()
+        .await
+        .expect("an answer");
+    let tags: Value = expect(response, StatusCode::OK).await.json().await.expect("JSON");
+    assert_eq!(tags["tags"], serde_json::json!(["dev-2", "v1"]));
+    let directory = std::sync::Arc::clone(&registry.directory);
+    registry.stop();
+    let audit = std::fs::read_to_string(directory.path().join("audit.log")).expect("an audit");
+    let line = audit
+        .lines()
+        .find(|line| line.contains("expire"))
+        .expect("a line of it");
+    let line: Value = serde_json::from_str(line).expect("JSON");
+    assert_eq!(
+        (&line["reference"], &line["outcome"]),
+        (&expected[0], &"allowed".into())
+    );
+}
+
 /// Every file, with when it was changed and what is in it.
 fn content(root: &std::path::Path) -> Vec<(String, std::time::SystemTime, Vec<u8>)> {
     tree(root)

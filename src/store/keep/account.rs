@@ -5,6 +5,7 @@ use std::str::FromStr as _;
 
 use super::Keeping;
 use crate::oci::{Algorithm, Digest};
+use crate::store::Error;
 
 /// Above this part of the limit, room is made before anybody needs it; in hundredths.
 const HIGH: u64 = 95;
@@ -82,6 +83,21 @@ impl Account {
     fn tick(&mut self, now: u64) -> u64 {
         self.clock = now.max(self.clock + 1);
         self.clock
+    }
+
+    pub(super) fn has(&self, digest: &Digest) -> bool {
+        self.blobs.contains_key(&Key::of(digest))
+    }
+
+    /// Whether so much more fits, where nothing is let go to make room for it.
+    pub(super) fn check_quota(&self, more: u64) -> Result<(), Error> {
+        match self.keeping.max_size {
+            Some(quota) if self.bytes.saturating_add(more) > quota => Err(Error::OverQuota {
+                quota,
+                used: self.bytes,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// A blob is here, as of now.

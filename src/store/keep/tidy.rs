@@ -14,7 +14,7 @@ const MANIFESTS_STAY: u32 = 2;
 impl Inner {
     pub(super) fn tidy(self: &Arc<Self>) -> Result<Tidied, Error> {
         let mut tidied = Tidied::default();
-        for kept in self.keep.all() {
+        for kept in self.keep.caches() {
             self.read_account(&kept)?;
             let _alone = self.keep.one_at_a_time();
             let unused_after = kept.account().keeping.unused_after;
@@ -59,7 +59,7 @@ impl Inner {
         }
         let being_read = self.blobs.guards.being_read();
         let mut going: Vec<(Arc<Kept>, Candidate)> = Vec::new();
-        for kept in self.keep.all() {
+        for kept in self.keep.caches() {
             if kept.account().keeping.max_size.is_some() {
                 self.read_account(&kept)?;
                 let oldest = kept.account().oldest(bytes, &being_read);
@@ -75,7 +75,7 @@ impl Inner {
         let mut tidied = Tidied::default();
         let Some(last) = enough else { return Ok(tidied) };
         going.truncate(last + 1);
-        for kept in self.keep.all() {
+        for kept in self.keep.caches() {
             let mine = going.iter().filter(|(owner, _)| Arc::ptr_eq(owner, &kept));
             let mine: Vec<Candidate> = mine.map(|(_, candidate)| candidate.clone()).collect();
             tidied += evict::evict(self, &kept, Kind::Layer, &mine, Why::MinFree)?;

@@ -227,7 +227,7 @@ async fn a_repository_that_is_no_remote_any_more_loses_nothing() {
     let store = open(&root).await;
     store.keep(&hub(), at_most(KIB));
     let digest = fetch(&store, "a", &kib(1)).await;
-    store.release(&hub());
+    store.release(&hub(), None);
     store.reserve(&hub(), Some(9 * KIB)).await.unwrap();
     assert_eq!(store.tidy().await.unwrap(), Tidied::default());
     assert_eq!(has(&of_hub(&store, "a"), &[digest]).await, [true]);

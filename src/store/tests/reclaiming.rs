@@ -17,7 +17,11 @@ fn image(store: &Store, name: &str) -> Image {
 
 fn at_once() -> Reclaiming {
     Reclaiming {
-        local: vec![local()],
+        local: vec![LocalRules {
+            key: local(),
+            retention: Arc::default(),
+            immutable: Arc::default(),
+        }],
         grace: Duration::ZERO,
     }
 }
