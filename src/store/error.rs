@@ -61,13 +61,15 @@ pub enum Error {
     },
     /// A repository has as many bytes as it may have.
     #[error(
-        "the repository has {used} of the {quota} bytes of its `quota`: delete what is not needed, or ask for a larger one"
+        "the repository has {used} of the {quota} bytes of its `quota`, and {more} more are too many: delete what is not needed, or ask for a larger one"
     )]
     OverQuota {
         /// How many it may have.
         quota: u64,
         /// How many it has.
         used: u64,
+        /// How many more were asked for.
+        more: u64,
     },
     /// The bytes are not what they were said to be.
     #[error(transparent)]

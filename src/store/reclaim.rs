@@ -221,7 +221,7 @@ impl Inner {
         done.wait(&survey);
         self.space.forget();
         for name in &done.expired {
-            tracing::info!(name, "expired");
+            tracing::info!(name, "removed, as a rule of `retention` says");
         }
         if done.links + done.blobs + done.emptied > 0 {
             let Reclaimed {

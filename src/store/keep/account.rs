@@ -95,6 +95,7 @@ impl Account {
             Some(quota) if self.bytes.saturating_add(more) > quota => Err(Error::OverQuota {
                 quota,
                 used: self.bytes,
+                more,
             }),
             _ => Ok(()),
         }

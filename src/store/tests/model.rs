@@ -29,6 +29,8 @@ enum Step {
     Evict(u64),
     /// All of it goes, manifests too.
     Forget,
+    /// What is local and nothing needs goes.
+    Reclaim,
     /// Closed and opened again.
     Restart,
     /// Opened again without having been closed.
@@ -50,6 +52,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (image, blob).prop_map(|(image, blob)| Step::Upload(image, blob)),
         2 => (0..7_u64).prop_map(Step::Evict),
         1 => Just(Step::Forget),
+        2 => Just(Step::Reclaim),
         1 => Just(Step::Restart),
         1 => Just(Step::Crash),
         1 => Just(Step::Reindex),
@@ -192,6 +195,17 @@ impl Model {
                 }
                 self.images[..NAMES.len()].fill_with(Expected::default);
             }
+            Step::Reclaim => {
+                // Seen, taken away, and removed for good.
+                for _ in 0..3 {
+                    store.reclaim(reclaiming()).await.unwrap();
+                }
+                for image in &mut self.images[NAMES.len()..] {
+                    // Every document has a config of no bytes.
+                    let needed = !image.manifests.is_empty();
+                    image.blobs.retain(|number| needed && BLOBS[*number].is_empty());
+                }
+            }
             // What follows does not change what is there.
             Step::Restart => {}
             Step::Crash | Step::Reindex => {
@@ -308,6 +322,18 @@ impl Model {
     }
 }
 
+fn reclaiming() -> Reclaiming {
+    let local = LocalRules {
+        key: KEYS[1].parse().unwrap(),
+        retention: Arc::default(),
+        immutable: Arc::default(),
+    };
+    Reclaiming {
+        local: vec![local],
+        grace: Duration::ZERO,
+    }
+}
+
 async fn tidy(store: &Store, keeping: Keeping) {
     store.keep(&KEYS[0].parse().unwrap(), keeping);
     store.tidy().await.unwrap();
@@ -342,10 +368,16 @@ async fn run(root: &tempfile::TempDir, steps: &[Step]) {
     model.check(&store, fresh).await;
 }
 
+/// D12: 5,000 steps, or with `ENTREPOT_TESTS=full` 100,000.
+fn cases() -> u32 {
+    let is_full = std::env::var("ENTREPOT_TESTS").is_ok_and(|size| size == "full");
+    if is_full { 5_000 } else { 250 }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
     #[test]
-    fn whatever_is_done_the_store_says_what_the_model_says(steps in prop::collection::vec(step(), 1..24)) {
+    fn d12_whatever_is_done_the_store_says_what_the_model_says(steps in prop::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         // In memory where that is possible: it is not the disk that is tested here.
         let memory = Path::new("/dev/shm");
