@@ -1,0 +1,180 @@
+//! All that outlives the server: what clients know, what is upstream, and what is allowed to happen now.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use entrepot::oci::Digest;
+
+use crate::caller::{Caller, Door};
+use crate::dice::Dice;
+use crate::oracle::Oracle;
+use crate::support::upstream::{Image, Server, noise};
+
+/// Images that are in the upstream at a time; older ones go.
+const UPSTREAM: usize = 40;
+/// Blobs that can be mounted from elsewhere.
+const MOUNTABLE: usize = 200;
+
+/// An upload that somebody has begun and not ended.
+pub(crate) struct Unfinished {
+    pub(crate) image: String,
+    pub(crate) location: String,
+    pub(crate) bytes: Bytes,
+    /// What was acknowledged of it.
+    pub(crate) taken: usize,
+    /// Whether its end was asked for.
+    pub(crate) is_ending: bool,
+}
+
+/// All that outlives the server.
+pub(crate) struct World {
+    pub(crate) oracle: Oracle,
+    upstream: Server,
+    published: Mutex<BTreeMap<u64, Image>>,
+    mountable: Mutex<Vec<(String, Digest)>>,
+    manifests: Mutex<HashMap<Digest, Vec<Digest>>>,
+    unfinished: Mutex<Vec<Unfinished>>,
+    requests: AtomicU64,
+    may_vanish: AtomicBool,
+    may_fail: AtomicBool,
+    pub(crate) over: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("not poisoned")
+}
+
+impl World {
+    pub(crate) async fn new() -> Arc<Self> {
+        Arc::new(Self {
+            oracle: Oracle::default(),
+            upstream: Server::start().await,
+            published: Mutex::default(),
+            mountable: Mutex::default(),
+            manifests: Mutex::default(),
+            unfinished: Mutex::default(),
+            requests: AtomicU64::new(0),
+            may_vanish: AtomicBool::new(false),
+            may_fail: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+        })
+    }
+
+    /// The repositories that all this is about.
+    pub(crate) fn configuration(&self) -> String {
+        format!(
+            "server: {{ listen: '127.0.0.1:0' }}\nstorage: {{ path: data }}\nrepositories:\n  \
+             local: {{ type: local }}\n  hub: {{ type: remote, url: '{}', insecure: true }}\n",
+            self.upstream.url()
+        )
+    }
+
+    /// A new life of the server begins, in which every request is answered, and well.
+    pub(crate) fn begin(&self) {
+        for flag in [&self.may_vanish, &self.may_fail, &self.over] {
+            flag.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// From now on the server may be gone.
+    pub(crate) fn let_vanish(&self) {
+        self.may_vanish.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on it may say that it has failed.
+    pub(crate) fn let_fail(&self) {
+        self.may_fail.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn may_vanish(&self) -> bool {
+        self.may_vanish.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn may_fail(&self) -> bool {
+        self.may_fail.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn note_blob(&self, image: &str, digest: &Digest) {
+        let mut mountable = lock(&self.mountable);
+        if mountable.len() >= MOUNTABLE {
+            mountable.remove(0);
+        }
+        mountable.push((image.to_owned(), digest.clone()));
+    }
+
+    /// An image that has been told to have a blob.
+    pub(crate) fn image_with(&self, digest: &Digest) -> Option<String> {
+        let mountable = lock(&self.mountable);
+        let found = mountable.iter().find(|(_, noted)| noted == digest);
+        found.map(|(image, _)| image.clone())
+    }
+
+    pub(crate) fn note_manifest(&self, manifest: &Digest, blobs: &[Digest]) {
+        lock(&self.manifests).insert(manifest.clone(), blobs.to_vec());
+    }
+
+    /// How many manifests there may be.
+    pub(crate) fn manifests(&self) -> usize {
+        lock(&self.manifests).len()
+    }
+
+    pub(crate) fn leave(&self, upload: Unfinished) {
+        lock(&self.unfinished).push(upload);
+    }
+
+    pub(crate) fn take_unfinished(&self) -> Vec<Unfinished> {
+        std::mem::take(&mut *lock(&self.unfinished))
+    }
+
+    /// New images in the upstream; old ones leave it.
+    pub(crate) fn publish(&self, dice: &mut Dice, count: usize) {
+        let mut published = lock(&self.published);
+        for _ in 0..count {
+            let number = published.last_key_value().map_or(0, |(number, _)| number + 1);
+            let layers = [noise(90_000, dice.next()), noise(3_000, dice.next())];
+            let image = self.upstream.put_image(&format!("h{number}"), "v1", &layers);
+            published.insert(number, image);
+            if published.len() > UPSTREAM
+                && let Some((old, image)) = published.pop_first()
+            {
+                let name = format!("h{old}");
+                self.upstream.remove_manifest(&name, "v1");
+                self.upstream.remove_manifest(&name, image.digest.as_str());
+                for blob in image.layers.iter().chain([&image.config]) {
+                    self.upstream.remove_blob(&name, blob);
+                }
+            }
+        }
+    }
+
+    /// One of the images of the upstream: its name, its manifest, its blobs. The last ones are chosen most.
+    pub(crate) fn published(&self, dice: &mut Dice) -> Option<(String, Digest, Vec<Digest>)> {
+        let published = lock(&self.published);
+        // Not the oldest: they may leave while they are pulled.
+        let most = UPSTREAM as u64 * 3 / 4;
+        let back = dice.below(most).min(dice.below(most));
+        let (number, image) = published.iter().rev().nth(usize::try_from(back).ok()?)?;
+        let blobs = image.layers.iter().chain([&image.config]).cloned().collect();
+        Some((format!("h{number}"), image.digest.clone(), blobs))
+    }
+
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn caller(self: &Arc<Self>, door: &Door, image: &str, is_alone: bool, dice: &mut Dice) -> Caller {
+        Caller {
+            world: Arc::clone(self),
+            door: door.clone(),
+            image: image.to_owned(),
+            is_alone,
+            dice: Dice::new(dice.next()),
+        }
+    }
+}
