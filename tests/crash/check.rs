@@ -20,7 +20,7 @@ use crate::world::Unfinished;
 const AT_ONCE: usize = 8;
 /// Things that nobody has touched, and that are asked for all the same.
 const OTHERS: usize = 30;
-/// How soon it is to be ready, beside what this process itself is late by.
+/// How soon it is to be ready, beside what it waits for a processor.
 pub(crate) const READY: Duration = Duration::from_secs(5);
 
 /// What a crash may do beyond ending the process.

@@ -18,12 +18,15 @@ mod binary;
 mod caller;
 mod check;
 mod dice;
+mod durability;
 mod oracle;
+mod order;
 mod places;
 mod pushing;
 #[path = "../load/raw.rs"]
 #[allow(dead_code, reason = "of which the size of the tests is used here")]
 mod raw;
+mod strace;
 #[path = "../support/mod.rs"]
 mod support;
 mod survival;

@@ -1,7 +1,6 @@
 //! What clients do until it is over: pushes of all kinds, moves, deletions, pulls of what is here and of what is not.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use entrepot::oci::Digest;
@@ -59,7 +58,7 @@ impl Caller {
             let one = self.dice.below(known.len() as u64);
             known.swap_remove(usize::try_from(one).expect("few"));
         }
-        while !self.world.over.load(Ordering::SeqCst) {
+        while !self.world.is_over() {
             if self.step(&mut known).await.is_err() {
                 return;
             }
@@ -129,7 +128,7 @@ impl Caller {
     }
 
     async fn pull_through(mut self) {
-        while !self.world.over.load(Ordering::SeqCst) {
+        while !self.world.is_over() {
             let world = Arc::clone(&self.world);
             if self.dice.once_in(3) {
                 world.publish(&mut self.dice, 1);

@@ -39,7 +39,8 @@ pub(crate) struct World {
     requests: AtomicU64,
     may_vanish: AtomicBool,
     may_fail: AtomicBool,
-    pub(crate) over: AtomicBool,
+    /// How many changes are to be acknowledged before clients end by themselves.
+    enough: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -58,7 +59,7 @@ impl World {
             requests: AtomicU64::new(0),
             may_vanish: AtomicBool::new(false),
             may_fail: AtomicBool::new(false),
-            over: AtomicBool::new(false),
+            enough: AtomicU64::new(u64::MAX),
         })
     }
 
@@ -73,7 +74,7 @@ impl World {
 
     /// A new life of the server begins, in which every request is answered, and well.
     pub(crate) fn begin(&self) {
-        for flag in [&self.may_vanish, &self.may_fail, &self.over] {
+        for flag in [&self.may_vanish, &self.may_fail] {
             flag.store(false, Ordering::SeqCst);
         }
     }
@@ -86,6 +87,15 @@ impl World {
     /// From now on it may say that it has failed.
     pub(crate) fn let_fail(&self) {
         self.may_fail.store(true, Ordering::SeqCst);
+    }
+
+    /// Clients are to end once so many changes were acknowledged.
+    pub(crate) fn end_after(&self, acknowledged: u64) {
+        self.enough.store(acknowledged, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.oracle.acknowledged() >= self.enough.load(Ordering::SeqCst)
     }
 
     pub(crate) fn may_vanish(&self) -> bool {
@@ -113,6 +123,11 @@ impl World {
 
     pub(crate) fn note_manifest(&self, manifest: &Digest, blobs: &[Digest]) {
         lock(&self.manifests).insert(manifest.clone(), blobs.to_vec());
+    }
+
+    /// What a manifest names.
+    pub(crate) fn blobs_of(&self, manifest: &Digest) -> Vec<Digest> {
+        lock(&self.manifests).get(manifest).cloned().expect("it was pushed")
     }
 
     /// How many manifests there may be.
