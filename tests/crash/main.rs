@@ -19,9 +19,11 @@ mod caller;
 mod check;
 mod dice;
 mod durability;
+mod failing;
 mod oracle;
 mod order;
 mod places;
+mod promises;
 mod pushing;
 #[path = "../load/raw.rs"]
 #[allow(dead_code, reason = "of which the size of the tests is used here")]

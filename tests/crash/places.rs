@@ -60,6 +60,10 @@ pub(crate) struct Kills {
 }
 
 impl Kills {
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
     fn command(&self) -> Command {
         let mut command = entrepot(&["serve", "-c"]);
         command.arg(self.directory.path().join("repositories.yml"));

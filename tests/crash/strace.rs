@@ -105,7 +105,7 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
-    fn parse(log: &[u8]) -> Self {
+    pub(crate) fn parse(log: &[u8]) -> Self {
         let mut trace = Self::default();
         let mut unfinished: HashMap<String, usize> = HashMap::new();
         for line in String::from_utf8_lossy(log).lines() {

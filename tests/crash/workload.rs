@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use crate::binary::sha256;
 use crate::caller::{Answer, Caller, Door, Gone};
 use crate::dice::Dice;
-use crate::world::World;
+use crate::world::{Upstream, World};
 
 /// Tags of an image: few, so that they move often.
 const TAGS: u64 = 5;
@@ -97,7 +97,7 @@ impl Caller {
     }
 
     /// A pull of what was pushed, whose bodies are all read.
-    async fn pull(&mut self, tag: &str) -> Result<(), Gone> {
+    pub(crate) async fn pull(&self, tag: &str) -> Result<(), Gone> {
         let answer = self
             .ask(self.door.request("GET", &self.path(&format!("manifests/{tag}"))))
             .await?;
@@ -142,7 +142,7 @@ impl Caller {
         }
     }
 
-    pub(crate) async fn pull_from_upstream(&self, image: &(String, Digest, Vec<Digest>)) -> Result<(), Gone> {
+    pub(crate) async fn pull_from_upstream(&self, image: &Upstream) -> Result<(), Gone> {
         let (name, manifest, blobs) = image;
         let answer = self
             .ask(self.door.request("GET", &format!("/v2/hub/{name}/manifests/v1")))

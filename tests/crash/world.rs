@@ -43,6 +43,14 @@ pub(crate) struct World {
     enough: AtomicU64,
 }
 
+/// An image of the upstream: its name, its manifest, its blobs.
+pub(crate) type Upstream = (String, Digest, Vec<Digest>);
+
+fn named((number, image): (&u64, &Image)) -> Upstream {
+    let blobs = image.layers.iter().chain([&image.config]).cloned().collect();
+    (format!("h{number}"), image.digest.clone(), blobs)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("not poisoned")
 }
@@ -164,15 +172,18 @@ impl World {
         }
     }
 
-    /// One of the images of the upstream: its name, its manifest, its blobs. The last ones are chosen most.
-    pub(crate) fn published(&self, dice: &mut Dice) -> Option<(String, Digest, Vec<Digest>)> {
+    /// One of the images of the upstream. The last ones are chosen most.
+    pub(crate) fn published(&self, dice: &mut Dice) -> Option<Upstream> {
         let published = lock(&self.published);
         // Not the oldest: they may leave while they are pulled.
         let most = UPSTREAM as u64 * 3 / 4;
         let back = dice.below(most).min(dice.below(most));
-        let (number, image) = published.iter().rev().nth(usize::try_from(back).ok()?)?;
-        let blobs = image.layers.iter().chain([&image.config]).cloned().collect();
-        Some((format!("h{number}"), image.digest.clone(), blobs))
+        let entry = published.iter().rev().nth(usize::try_from(back).ok()?)?;
+        Some(named(entry))
+    }
+
+    pub(crate) fn newest(&self) -> Option<Upstream> {
+        lock(&self.published).last_key_value().map(named)
     }
 
     pub(crate) fn requests(&self) -> u64 {

@@ -1,0 +1,197 @@
+//! D4: the N-th call of a kind fails, in every thread that comes to make so many.
+//!
+//! A call that is made to fail has no effect on the disk here, so that nothing is really lost: whether the program knew
+//! what it could promise is seen in the order of the calls, as for D3.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use bytes::Bytes;
+use entrepot::oci::Digest;
+
+use crate::caller::{Caller, Door, Gone};
+use crate::check::{Check, staging_is_clean};
+use crate::dice::{Dice, seed};
+use crate::places::{Kills, Place as _, started};
+use crate::promises::{CALLS, check};
+use crate::raw::is_full;
+use crate::strace::{Strace, Trace};
+use crate::support::upstream::noise;
+use crate::world::World;
+
+/// Calls, and what they can fail with.
+const FAILURES: &[(&str, &[&str])] = &[
+    ("write", &["EIO", "ENOSPC", "EINTR"]),
+    ("pwrite64", &["EIO", "ENOSPC", "EINTR"]),
+    ("fsync,fdatasync", &["EIO", "ENOSPC", "EINTR"]),
+    ("rename", &["EIO", "ENOSPC", "EINTR"]),
+    ("openat", &["EIO", "ENOSPC", "EMFILE", "EINTR"]),
+    ("unlink,unlinkat", &["EIO", "ENOSPC", "EINTR"]),
+    ("mkdir", &["EIO", "ENOSPC", "EINTR"]),
+];
+/// No kind of call is made so often by one thread.
+const MOST: u64 = 300;
+/// Files in the spool are named by numbers; so many are not reached.
+const SPOOLED: u32 = 400;
+
+struct Point {
+    call: &'static str,
+    error: &'static str,
+    number: u64,
+}
+
+impl Point {
+    /// What strace is to do. A thread of the runtime writes to more than files, so that calls of `write` are told apart
+    /// by the file.
+    fn options(&self, data: &Path) -> Vec<String> {
+        let inject = format!("inject={}:error={}:when={}", self.call, self.error, self.number);
+        let mut options = ["-s", "500", "-e", CALLS, "-e", &inject].map(str::to_owned).to_vec();
+        if self.call == "write" {
+            let spooled = (0..SPOOLED).map(|number| data.join("spool").join(number.to_string()));
+            options.extend(spooled.flat_map(|path| ["-P".to_owned(), path.display().to_string()]));
+        }
+        options
+    }
+
+    /// All that this holds a server to, from the life in which it happens to the beginning of the next. Whether it
+    /// happened.
+    async fn hit(&self, place: &Kills, world: &std::sync::Arc<World>, dice: &mut Dice) -> bool {
+        let what = format!("{} number {} fails with {}", self.call, self.number, self.error);
+        world.begin();
+        let registry = started(place).await;
+        let data = place.data(&registry);
+        staging_is_clean(&data).await;
+        let door = Door::of(&registry);
+        let checker = world.caller(&door, "", false, dice);
+        Check::new(&checker, Kills::LOSS).touched(dice).await;
+        world.publish(dice, 1);
+        let strace = Strace::attach(&registry, &data.with_file_name("trace"), &self.options(&data));
+        world.let_fail();
+        let mut caller = world.caller(&door, "own0", true, dice);
+        caller.everything_once().await;
+        let alive = door.request("GET", "/livez").send().await.expect("it lives");
+        assert_eq!(alive.status(), 200, "{what}");
+        let log = registry.log();
+        registry.kill();
+        assert!(!log.contains("panicked"), "{what}: {log}");
+        let trace = strace.end();
+        if self.call != "write" {
+            let tree = data.join("docker/registry/v2").display().to_string();
+            let report = check(&trace, None, &tree, world);
+            assert!(report.complaints.is_empty(), "{what}: {:#?}", report.complaints);
+        }
+        let again = synced_again(&trace);
+        assert!(again.is_empty(), "{what}: synced again after it had failed: {again:?}");
+        trace.calls.iter().any(|call| call.result.contains("INJECTED"))
+    }
+}
+
+/// The descriptors that were synced once more after that had failed. An interrupted call has done nothing, and is to be
+/// made again.
+fn synced_again(trace: &Trace) -> Vec<String> {
+    let mut failed: HashSet<String> = HashSet::new();
+    let mut again = Vec::new();
+    for call in &trace.calls {
+        let number = call.arguments.split('<').next().unwrap_or_default();
+        match call.name.as_str() {
+            "close" => drop(failed.remove(number)),
+            "openat" => drop(failed.remove(call.result.split('<').next().unwrap_or_default())),
+            "fsync" | "fdatasync" if failed.contains(number) => again.push(call.arguments.clone()),
+            "fsync" | "fdatasync" if !call.has_succeeded() && !call.result.contains("EINTR") => {
+                failed.insert(number.to_owned());
+            }
+            _ => {}
+        }
+    }
+    again
+}
+
+impl Caller {
+    /// One that was not here before anybody looked.
+    fn new_layer(&mut self) -> Bytes {
+        noise(20_000, self.dice.next())
+    }
+
+    /// One of everything that changes something, and pulls of it. What fails is left at that.
+    async fn everything_once(&mut self) {
+        let mut pushed: Vec<Digest> = Vec::new();
+        for tag in ["t0", "t1"] {
+            let layers = [self.new_layer(), self.new_layer()];
+            pushed.extend(self.push_image(&layers, Some(tag)).await.expect("an answer"));
+        }
+        let bytes = self.new_layer();
+        for pieces in 0..2 {
+            let done = self.push_in_pieces(&bytes, pieces, pieces == 1).await;
+            done.expect("an answer");
+        }
+        if let Some(digest) = pushed.last() {
+            let _: Result<bool, Gone> = self.move_tag("t0", digest).await;
+        }
+        self.delete_tag("t1").await.expect("an answer");
+        for tag in ["t0", "t1"] {
+            // A pull may be cut off.
+            let _: Result<(), Gone> = self.pull(tag).await;
+        }
+        if let Some(digest) = pushed.first() {
+            self.delete_manifest(digest).await.expect("an answer");
+        }
+        if let Some(image) = self.world.newest() {
+            let _: Result<(), Gone> = self.pull_from_upstream(&image).await;
+        }
+    }
+}
+
+/// Every point at the full size; else some of each kind.
+async fn every_point(dice: &mut Dice) -> (usize, usize) {
+    let world = World::new().await;
+    let place = Kills::new(&world);
+    let (mut tried, mut happened) = (0, 0);
+    for (call, errors) in FAILURES {
+        for error in *errors {
+            let numbers: Vec<u64> = if is_full() {
+                (1..=MOST).collect()
+            } else {
+                vec![1 + dice.below(8)]
+            };
+            for number in numbers {
+                let point = Point { call, error, number };
+                tried += 1;
+                if !point.hit(&place, &world, dice).await {
+                    break;
+                }
+                happened += 1;
+            }
+        }
+        eprintln!("D4: {call}: {happened} of {tried} so far");
+    }
+    world.begin();
+    let registry = started(&place).await;
+    let checker = world.caller(&Door::of(&registry), "", false, dice);
+    Check::new(&checker, Kills::LOSS).everything().await;
+    registry.kill();
+    crate::tree::is_whole(&place.directory().join("data"));
+    (tried, happened)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d04_a_call_that_fails_fails_a_request_and_nothing_else() {
+    let mut dice = Dice::new(seed("D4"));
+    let (tried, happened) = every_point(&mut dice).await;
+    eprintln!("D4: {happened} points of {tried} were reached");
+    assert!(
+        happened * 2 > tried,
+        "next to nothing has failed: {happened} of {tried}"
+    );
+}
+
+#[test]
+fn d04_a_second_sync_would_be_noticed() {
+    let log = b"1 openat(AT_FDCWD</>, \"/d/a\", O_RDWR|O_CREAT) = 9</d/a>\n\
+        1 fsync(9</d/a>) = -1 EINTR (Interrupted system call) (INJECTED)\n\
+        1 fsync(9</d/a>) = -1 EIO (Input/output error) (INJECTED)\n\
+        1 close(9</d/a>) = 0\n\
+        1 fsync(9</d/b>) = -1 EIO (Input/output error) (INJECTED)\n";
+    assert!(synced_again(&Trace::parse(log)).is_empty());
+    let log = [log.as_slice(), b"2 fdatasync(9</d/b>) = 0\n"].concat();
+    assert_eq!(synced_again(&Trace::parse(&log)), ["9</d/b>"]);
+}
