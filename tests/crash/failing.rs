@@ -31,6 +31,8 @@ const FAILURES: &[(&str, &[&str])] = &[
 ];
 /// No kind of call is made so often by one thread.
 const MOST: u64 = 300;
+/// As far as is tried for calls that fail from one on.
+const LASTING: u64 = 12;
 /// Files in the spool are named by numbers; so many are not reached.
 const SPOOLED: u32 = 400;
 
@@ -38,13 +40,19 @@ struct Point {
     call: &'static str,
     error: &'static str,
     number: u64,
+    /// Whether all later ones fail too.
+    is_lasting: bool,
 }
 
 impl Point {
     /// What strace is to do. A thread of the runtime writes to more than files, so that calls of `write` are told apart
     /// by the file.
     fn options(&self, data: &Path) -> Vec<String> {
-        let inject = format!("inject={}:error={}:when={}", self.call, self.error, self.number);
+        let lasting = if self.is_lasting { "+" } else { "" };
+        let inject = format!(
+            "inject={}:error={}:when={}{lasting}",
+            self.call, self.error, self.number
+        );
         let mut options = ["-s", "500", "-e", CALLS, "-e", &inject].map(str::to_owned).to_vec();
         if self.call == "write" {
             let spooled = (0..SPOOLED).map(|number| data.join("spool").join(number.to_string()));
@@ -56,7 +64,11 @@ impl Point {
     /// All that this holds a server to, from the life in which it happens to the beginning of the next. Whether it
     /// happened.
     async fn hit(&self, place: &Kills, world: &std::sync::Arc<World>, dice: &mut Dice) -> bool {
-        let what = format!("{} number {} fails with {}", self.call, self.number, self.error);
+        let lasting = if self.is_lasting { " and all after it" } else { "" };
+        let what = format!(
+            "{} number {}{lasting} fails with {}",
+            self.call, self.number, self.error
+        );
         world.begin();
         let registry = started(place).await;
         let data = place.data(&registry);
@@ -73,6 +85,7 @@ impl Point {
         assert_eq!(alive.status(), 200, "{what}");
         let log = registry.log();
         registry.kill();
+        world.has_ended();
         assert!(!log.contains("panicked"), "{what}: {log}");
         let trace = strace.end();
         if self.call != "write" {
@@ -135,31 +148,54 @@ impl Caller {
         if let Some(digest) = pushed.first() {
             self.delete_manifest(digest).await.expect("an answer");
         }
+        let _: Result<(), Gone> = self.collect_once().await;
         if let Some(image) = self.world.newest() {
             let _: Result<(), Gone> = self.pull_from_upstream(&image).await;
         }
     }
 }
 
-/// Every point at the full size; else some of each kind.
+/// Which calls of one kind fail: every one at the full size, else some. What is interrupted is tried again for as long
+/// as that lasts, so that never lasts.
+fn points(call: &'static str, error: &'static str, dice: &mut Dice) -> Vec<Point> {
+    let (single, lasting) = if is_full() {
+        ((1..=MOST).collect(), (1..=LASTING).collect())
+    } else {
+        (
+            vec![1 + dice.below(3), 4 + dice.below(6)],
+            vec![1 + dice.below(LASTING)],
+        )
+    };
+    let point = |is_lasting: bool| {
+        move |number: u64| Point {
+            call,
+            error,
+            number,
+            is_lasting,
+        }
+    };
+    let lasting = if error == "EINTR" { Vec::new() } else { lasting };
+    let single = single.into_iter().map(point(false));
+    single.chain(lasting.into_iter().map(point(true))).collect()
+}
+
+/// How many points were tried, and how many of them happened.
 async fn every_point(dice: &mut Dice) -> (usize, usize) {
     let world = World::new().await;
     let place = Kills::new(&world);
     let (mut tried, mut happened) = (0, 0);
     for (call, errors) in FAILURES {
         for error in *errors {
-            let numbers: Vec<u64> = if is_full() {
-                (1..=MOST).collect()
-            } else {
-                vec![1 + dice.below(8)]
-            };
-            for number in numbers {
-                let point = Point { call, error, number };
-                tried += 1;
-                if !point.hit(&place, &world, dice).await {
-                    break;
+            let mut never = [false; 2];
+            for point in points(call, error, dice) {
+                let over = &mut never[usize::from(point.is_lasting)];
+                // No thread makes so many calls: none makes more.
+                if *over {
+                    continue;
                 }
-                happened += 1;
+                tried += 1;
+                *over = !point.hit(&place, &world, dice).await;
+                happened += usize::from(!*over);
             }
         }
         eprintln!("D4: {call}: {happened} of {tried} so far");

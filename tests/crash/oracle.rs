@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use entrepot::oci::Digest;
 
@@ -34,6 +35,8 @@ struct Change {
     /// When its answer came, whatever it was. Without one, it may have been the last thing to happen.
     ended: Option<u64>,
     acknowledged: bool,
+    /// When it was asked for, by the clock.
+    asked: Instant,
 }
 
 /// Changes that have begun together.
@@ -94,6 +97,7 @@ impl Oracle {
                 began,
                 ended: None,
                 acknowledged: false,
+                asked: Instant::now(),
             });
         }
         Ticket { keys, began }
@@ -127,6 +131,21 @@ impl Oracle {
         possible.iter().all(Option::is_some)
     }
 
+    /// Whether it was asked for less than this before a moment, and acknowledged.
+    pub(crate) fn is_fresh(&self, key: &Key, age: Duration, at: Instant) -> bool {
+        let records = self.lock();
+        let changes = records.changes.get(key).map(Vec::as_slice).unwrap_or_default();
+        let mut acknowledged = changes.iter().filter(|change| change.acknowledged);
+        acknowledged.any(|change| at.saturating_duration_since(change.asked) < age)
+    }
+
+    /// It is gone, and that was to be.
+    pub(crate) fn forget(&self, key: &Key) {
+        let mut records = self.lock();
+        records.changes.remove(key);
+        records.touched.remove(key);
+    }
+
     /// After a restart it was found to be this, which is what it is from now on; false if it must not be.
     pub(crate) fn settle(&self, key: &Key, found: &State) -> bool {
         let mut records = self.lock();
@@ -139,6 +158,7 @@ impl Oracle {
             began: now,
             ended: Some(now),
             acknowledged: true,
+            asked: Instant::now(),
         };
         records.changes.insert(key.clone(), vec![settled]);
         records.touched.remove(key);

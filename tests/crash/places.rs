@@ -91,6 +91,7 @@ impl Place for Kills {
     fn end(&self, registry: Registry, world: &World, dice: &mut Dice) {
         world.let_vanish();
         registry.kill();
+        world.has_ended();
         // A start that is cut short too, now and then.
         if dice.once_in(10) {
             let silent = [Stdio::null(), Stdio::null()];
@@ -191,6 +192,7 @@ impl Place for PowerCuts {
         std::thread::sleep(Duration::from_millis(dice.below(30)));
         world.let_vanish();
         registry.kill();
+        world.has_ended();
     }
 }
 

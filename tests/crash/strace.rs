@@ -129,7 +129,7 @@ impl Trace {
                 });
                 trace.moments.push(Moment::Begin(index));
                 if let Some(arguments) = rest.strip_suffix("<unfinished ...>") {
-                    trace.calls[index].arguments = arguments.to_owned();
+                    arguments.clone_into(&mut trace.calls[index].arguments);
                     unfinished.insert(thread.to_owned(), index);
                 } else {
                     trace.end(index, rest);

@@ -20,6 +20,7 @@ const CROWD: Crowd = Crowd {
     alone: 5,
     together: 2,
     pulling: 2,
+    collecting: 1,
 };
 /// A store that has more than this many manifests gives way to a new one: readiness within 5 s is promised up to here.
 const MANIFESTS: usize = 10_000;

@@ -1,6 +1,7 @@
 //! What clients do until it is over: pushes of all kinds, moves, deletions, pulls of what is here and of what is not.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use entrepot::oci::Digest;
@@ -23,6 +24,8 @@ pub(crate) struct Crowd {
     pub(crate) together: usize,
     /// Who pull from the upstream.
     pub(crate) pulling: usize,
+    /// Who have what nothing needs given back.
+    pub(crate) collecting: usize,
 }
 
 impl World {
@@ -41,7 +44,10 @@ impl World {
             let caller = self.caller(door, "", false, dice);
             clients.spawn(caller.pull_through());
         }
-        // What an operator asks for meanwhile belongs here, as one more client: `POST /api/v1/gc`.
+        for _ in 0..crowd.collecting {
+            let caller = self.caller(door, "", false, dice);
+            clients.spawn(caller.collect());
+        }
         clients
     }
 }
@@ -124,6 +130,23 @@ impl Caller {
         }
         assert_eq!(answer.status, StatusCode::OK, "{path}");
         assert_eq!(sha256(&answer.body), *digest, "a wrong body: {path}");
+        Ok(())
+    }
+
+    async fn collect(mut self) {
+        while !self.world.is_over() && self.collect_once().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20 + self.dice.below(100))).await;
+        }
+    }
+
+    pub(crate) async fn collect_once(&self) -> Result<(), Gone> {
+        let request = self
+            .door
+            .request("POST", "/api/v1/gc")
+            .header("content-type", "application/json");
+        let answer = self.ask(request.body("{}")).await?;
+        let is_done = answer.status == StatusCode::OK || answer.status.is_server_error();
+        assert!(is_done, "{}: {:?}", answer.status, answer.body);
         Ok(())
     }
 

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use entrepot::oci::Digest;
 
 use crate::caller::{Caller, Door};
 use crate::dice::Dice;
-use crate::oracle::Oracle;
+use crate::oracle::{Key, Oracle};
 use crate::support::upstream::{Image, Server, noise};
 
 /// Images that are in the upstream at a time; older ones go.
@@ -28,6 +29,9 @@ pub(crate) struct Unfinished {
     pub(crate) is_ending: bool,
 }
 
+/// How long what nothing needs stays. Far less than anybody should have: so that it goes within a life.
+pub(crate) const GRACE: Duration = Duration::from_millis(500);
+
 /// All that outlives the server.
 pub(crate) struct World {
     pub(crate) oracle: Oracle,
@@ -41,6 +45,8 @@ pub(crate) struct World {
     may_fail: AtomicBool,
     /// How many changes are to be acknowledged before clients end by themselves.
     enough: AtomicU64,
+    /// When the last life had ended.
+    ended: Mutex<Instant>,
 }
 
 /// An image of the upstream: its name, its manifest, its blobs.
@@ -68,14 +74,17 @@ impl World {
             may_vanish: AtomicBool::new(false),
             may_fail: AtomicBool::new(false),
             enough: AtomicU64::new(u64::MAX),
+            ended: Mutex::new(Instant::now()),
         })
     }
 
     /// The repositories that all this is about.
     pub(crate) fn configuration(&self) -> String {
         format!(
-            "server: {{ listen: '127.0.0.1:0' }}\nstorage: {{ path: data }}\nrepositories:\n  \
+            "server: {{ listen: '127.0.0.1:0' }}\n\
+             storage: {{ path: data, gc: {{ every: forever, grace: {}ms }} }}\nrepositories:\n  \
              local: {{ type: local }}\n  hub: {{ type: remote, url: '{}', insecure: true }}\n",
+            GRACE.as_millis(),
             self.upstream.url()
         )
     }
@@ -100,6 +109,17 @@ impl World {
     /// Clients are to end once so many changes were acknowledged.
     pub(crate) fn end_after(&self, acknowledged: u64) {
         self.enough.store(acknowledged, Ordering::SeqCst);
+    }
+
+    /// The server is gone.
+    pub(crate) fn has_ended(&self) {
+        *lock(&self.ended) = Instant::now();
+    }
+
+    /// Whether a blob must have been there when the last life ended: it was promised so shortly before that it stays even
+    /// if nothing needs it.
+    pub(crate) fn was_promised(&self, blob: &Key) -> bool {
+        self.oracle.is_fresh(blob, GRACE, *lock(&self.ended))
     }
 
     pub(crate) fn is_over(&self) -> bool {
