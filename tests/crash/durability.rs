@@ -175,4 +175,17 @@ impl Disk {
         let may_be = self.meanings(path)?.iter().any(|(_, file)| file.is_some());
         may_be.then(|| format!("{path} may be there again"))
     }
+
+    /// Why a link with this text might be there below a directory, if the power went now, in a directory of this name.
+    pub(crate) fn complaint_of_text(&self, below: &str, directory: &str, text: &str) -> Option<String> {
+        let directories = self
+            .names
+            .iter()
+            .filter(|(path, _)| path.starts_with(below) && split(path).1 == directory);
+        let links = directories.filter_map(|(path, names)| Some((path, names.get("link")?)));
+        let mut files =
+            links.flat_map(|(path, name)| name.0.iter().filter_map(move |(_, file)| Some((path, (*file)?))));
+        let (path, _) = files.find(|(_, file)| self.files[*file].text == text)?;
+        Some(format!("{path} may still mean {text}"))
+    }
 }

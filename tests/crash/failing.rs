@@ -70,7 +70,7 @@ impl Point {
             self.call, self.number, self.error
         );
         world.begin();
-        let registry = started(place).await;
+        let registry = started(place, world).await;
         let data = place.data(&registry);
         staging_is_clean(&data).await;
         let door = Door::of(&registry);
@@ -201,7 +201,7 @@ async fn every_point(dice: &mut Dice) -> (usize, usize) {
         eprintln!("D4: {call}: {happened} of {tried} so far");
     }
     world.begin();
-    let registry = started(&place).await;
+    let registry = started(&place, &world).await;
     let checker = world.caller(&Door::of(&registry), "", false, dice);
     Check::new(&checker, Kills::LOSS).everything().await;
     registry.kill();

@@ -47,7 +47,7 @@ async fn d03_no_answer_leaves_before_what_it_promises_is_durable() {
     let mut dice = Dice::new(seed("D3"));
     let world = World::new().await;
     let place = Kills::new(&world);
-    let registry = started(&place).await;
+    let registry = started(&place, &world).await;
     let data = place.data(&registry);
     let options = ["-s", "500", "-e", CALLS].map(str::to_owned);
     let strace = Strace::attach(&registry, &data.with_file_name("trace"), &options);

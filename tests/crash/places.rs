@@ -31,7 +31,7 @@ pub(crate) trait Place {
 }
 
 /// One that is ready, in time.
-pub(crate) async fn started(place: &impl Place) -> Registry {
+pub(crate) async fn started(place: &impl Place, world: &World) -> Registry {
     let began = Instant::now();
     let registry = place.start();
     let door = Door::of(&registry);
@@ -46,6 +46,7 @@ pub(crate) async fn started(place: &impl Place) -> Registry {
         "ready after {took:?}, of which it waited {withheld:?} for a processor\n{}",
         registry.log()
     );
+    world.note_start(took);
     registry
 }
 

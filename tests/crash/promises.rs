@@ -121,11 +121,20 @@ impl Checker<'_> {
         match (answer.method, answer.status) {
             ("PUT", "201") => Some(self.manifest(image, reference, digest.expect("a digest"))),
             ("DELETE", "202") => {
-                let link = match reference.parse::<Digest>() {
-                    Ok(digest) => self.linked(image, "_manifests/revisions", &digest),
-                    Err(_) => self.image(image, &format!("_manifests/tags/{reference}/current/link")),
+                let Ok(digest) = reference.parse::<Digest>() else {
+                    let link = self.image(image, &format!("_manifests/tags/{reference}/current/link"));
+                    return Some(self.disk.complaint_of_presence(&link).into_iter().collect());
                 };
-                Some(self.disk.complaint_of_presence(&link).into_iter().collect())
+                let link = self.linked(image, "_manifests/revisions", &digest);
+                let tags = self.image(image, "_manifests/tags/");
+                let tagged = self.disk.complaint_of_text(&tags, "current", digest.as_str());
+                Some(
+                    self.disk
+                        .complaint_of_presence(&link)
+                        .into_iter()
+                        .chain(tagged)
+                        .collect(),
+                )
             }
             _ => None,
         }

@@ -38,7 +38,7 @@ fn size(gate: (usize, u64)) -> (usize, u64) {
 /// So many lives, of which none lasts longer than so many milliseconds.
 async fn survive<P: Place>(test: &str, lives: usize, longest: u64) {
     let mut dice = Dice::new(seed(test));
-    let (mut ended, mut acknowledged, mut requests) = (0, 0, 0);
+    let (mut ended, mut acknowledged, mut requests, mut longest_start) = (0, 0, 0, Duration::ZERO);
     while ended < lives {
         let world = World::new().await;
         let place = P::new(&world);
@@ -60,15 +60,18 @@ async fn survive<P: Place>(test: &str, lives: usize, longest: u64) {
         eprintln!("{test}: {manifests} manifests, all whole");
         acknowledged += world.oracle.acknowledged();
         requests += world.requests();
+        longest_start = longest_start.max(world.longest_start());
     }
-    eprintln!("{test}: {ended} ends, {requests} requests, {acknowledged} acknowledged changes, none lost");
+    eprintln!(
+        "{test}: {ended} ends, {requests} requests, {acknowledged} acknowledged changes, none lost; ready within {longest_start:?}"
+    );
     assert!(acknowledged > 5 * lives as u64, "next to nothing was done");
 }
 
 /// A new life, that has all that it must have.
 async fn begin<P: Place>(place: &P, world: &Arc<World>, dice: &mut Dice, is_last: bool) -> Registry {
     world.begin();
-    let registry = started(place).await;
+    let registry = started(place, world).await;
     staging_is_clean(&place.data(&registry)).await;
     let checker = world.caller(&Door::of(&registry), "", false, dice);
     let check = Check::new(&checker, P::LOSS);
@@ -98,7 +101,7 @@ async fn d01_a_loss_would_be_noticed() {
     let world = World::new().await;
     let place = Kills::new(&world);
     let mut dice = Dice::new(1);
-    let registry = started(&place).await;
+    let registry = started(&place, &world).await;
     let mut caller = world.caller(&Door::of(&registry), "own0", true, &mut dice);
     let layer = noise(1_000, 1);
     let pushed = caller.push_image(std::slice::from_ref(&layer), Some("t0")).await;
@@ -120,7 +123,7 @@ async fn d01_a_loss_would_be_noticed() {
     for lost in [data.join("uploads"), current, manifest, layer] {
         let aside = data.with_file_name("aside");
         std::fs::rename(&lost, &aside).expect("it is there");
-        let registry = started(&place).await;
+        let registry = started(&place, &world).await;
         let checker = world.caller(&Door::of(&registry), "", false, &mut dice);
         let outcome = tokio::spawn(async move { Check::new(&checker, Kills::LOSS).everything().await }).await;
         assert!(

@@ -47,6 +47,7 @@ pub(crate) struct World {
     enough: AtomicU64,
     /// When the last life had ended.
     ended: Mutex<Instant>,
+    longest_start: Mutex<Duration>,
 }
 
 /// An image of the upstream: its name, its manifest, its blobs.
@@ -75,6 +76,7 @@ impl World {
             may_fail: AtomicBool::new(false),
             enough: AtomicU64::new(u64::MAX),
             ended: Mutex::new(Instant::now()),
+            longest_start: Mutex::default(),
         })
     }
 
@@ -204,6 +206,15 @@ impl World {
 
     pub(crate) fn newest(&self) -> Option<Upstream> {
         lock(&self.published).last_key_value().map(named)
+    }
+
+    pub(crate) fn note_start(&self, took: Duration) {
+        let mut longest = lock(&self.longest_start);
+        *longest = took.max(*longest);
+    }
+
+    pub(crate) fn longest_start(&self) -> Duration {
+        *lock(&self.longest_start)
     }
 
     pub(crate) fn requests(&self) -> u64 {
