@@ -153,7 +153,7 @@ impl Caller {
     async fn pull_through(mut self) {
         while !self.world.is_over() {
             let world = Arc::clone(&self.world);
-            if self.dice.once_in(3) {
+            if self.dice.once_in(8) {
                 world.publish(&mut self.dice, 1);
             }
             let Some(image) = world.published(&mut self.dice) else {
