@@ -28,6 +28,7 @@ mod pushing;
 #[path = "../load/raw.rs"]
 #[allow(dead_code, reason = "of which the size of the tests is used here")]
 mod raw;
+mod soak;
 mod strace;
 #[path = "../support/mod.rs"]
 mod support;
