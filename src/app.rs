@@ -4,6 +4,7 @@
 mod identities;
 mod watched;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,14 +16,15 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::watched::{LOOK, Watched};
 use crate::access::{Access, SigningKey};
-use crate::config::{self, AuditTarget, Config, Environment, Limits, Listen, Loaded, Problem};
+use crate::config::{self, AuditTarget, Config, Environment, Limits, Listen, Loaded, Problem, RepositoryConfig};
 use crate::http::origin::Proxies;
 use crate::http::routes;
 use crate::http::serve::{self, Door};
 use crate::http::site::{Front, Site};
 use crate::http::tls::Tls;
+use crate::oci::RepositoryKey;
 use crate::repository::{RemoteRepository, Repositories};
-use crate::store::{Options, Store};
+use crate::store::{Keeps, Options, Store};
 use crate::telemetry::audit::{Entry, Outcome};
 use crate::telemetry::{Audit, Metrics};
 
@@ -325,8 +327,22 @@ fn site(config: &Config, repositories: Repositories, access: Access, audit: Audi
         audit,
         limits: config.server.limits.clone(),
         grace: config.storage.gc.grace,
+        keeps: keeps(config),
         metrics_elsewhere: config.server.metrics.is_some(),
     }
+}
+
+/// What each repository promises of what its manifests need.
+pub fn keeps(config: &Config) -> HashMap<RepositoryKey, Keeps> {
+    let keeps = |repository: &RepositoryConfig| match repository {
+        RepositoryConfig::Local(local) if local.allow_sparse => Some(Keeps::Sparse),
+        RepositoryConfig::Local(_) => Some(Keeps::Local),
+        RepositoryConfig::Remote(_) => Some(Keeps::Remote),
+        RepositoryConfig::Virtual(_) => None,
+    };
+    let all = config.repositories.iter();
+    all.filter_map(|(key, repository)| Some((key.clone(), keeps(repository)?)))
+        .collect()
 }
 
 /// What clients may cost, where the system allows it: without a descriptor for each, accepting would fail, and so would

@@ -10,6 +10,7 @@ mod credentials;
 mod gc;
 mod passwd;
 mod token;
+mod verify;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -69,6 +70,16 @@ enum Command {
         /// Change nothing, and say what would be done.
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        file: File,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Look for damage: of a running server, or with `-c` of its store while it is stopped. Exit 1 if there is any left.
+    Verify {
+        /// Put aside what is damaged, and mend what can be told from the rest.
+        #[arg(long)]
+        repair: bool,
         #[command(flatten)]
         file: File,
         #[command(flatten)]
@@ -223,6 +234,10 @@ pub fn run() -> ExitCode {
         Some(Command::Gc { dry_run, file, server }) => match file.or(cli.file) {
             file if file.config.is_some() && server.server.is_none() => gc::stopped(&file, dry_run, server.json),
             _ => gc::running(&server.url(), dry_run, server.json),
+        },
+        Some(Command::Verify { repair, file, server }) => match file.or(cli.file) {
+            file if file.config.is_some() && server.server.is_none() => verify::stopped(&file, repair, server.json),
+            _ => verify::running(&server.url(), repair, server.json),
         },
         Some(Command::Healthcheck(file)) => health(&file.or(cli.file)),
         Some(Command::Tags(command)) => tags(&command),

@@ -38,6 +38,7 @@ pub mod site;
 pub mod tls;
 mod token;
 mod tokens;
+mod verify;
 
 use std::fmt;
 

@@ -9,7 +9,7 @@ use tower::util::MapResponseLayer;
 
 use super::shield::shield;
 use super::site::Front;
-use super::{api, dispatch, gc, prefetch, probes, token, tokens};
+use super::{api, dispatch, gc, prefetch, probes, token, tokens, verify};
 
 /// A path of its own on the main address. The distribution API is not among them: it has the name in the middle of its
 /// paths, and a key may stand before `/v2`, so it is the fallback, and one pure function reads those paths
@@ -30,6 +30,7 @@ pub enum Endpoint {
     RollBackTag,
     Prefetch,
     Gc,
+    Verify,
     Tokens,
     Token,
 }
@@ -50,6 +51,7 @@ impl Endpoint {
         Self::RollBackTag,
         Self::Prefetch,
         Self::Gc,
+        Self::Verify,
         Self::Tokens,
         Self::Token,
     ];
@@ -70,6 +72,7 @@ impl Endpoint {
             Self::RollBackTag => "/api/v1/tags/rollback",
             Self::Prefetch => "/api/v1/prefetch",
             Self::Gc => "/api/v1/gc",
+            Self::Verify => "/api/v1/verify",
             Self::Tokens => "/api/v1/tokens",
             Self::Token => "/api/v1/tokens/{id}",
         }
@@ -85,7 +88,7 @@ impl Endpoint {
             | Self::Metrics
             | Self::Description
             | Self::TagHistory => &["GET"],
-            Self::PinTag | Self::UnpinTag | Self::RollBackTag | Self::Prefetch | Self::Gc => &["POST"],
+            Self::PinTag | Self::UnpinTag | Self::RollBackTag | Self::Prefetch | Self::Gc | Self::Verify => &["POST"],
             Self::Mint | Self::Tokens => &["GET", "POST"],
             Self::Token => &["DELETE"],
         }
@@ -105,6 +108,7 @@ impl Endpoint {
             Self::RollBackTag => post(api::roll_back),
             Self::Prefetch => post(prefetch::prefetch),
             Self::Gc => post(gc::reclaim),
+            Self::Verify => post(verify::verify),
             Self::Tokens => get(tokens::list).post(tokens::create),
             Self::Token => delete(tokens::revoke),
         };

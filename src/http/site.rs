@@ -1,5 +1,6 @@
 //! What the handlers work with: the parts that a reload replaces as one, and those that stay.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +17,9 @@ use super::pulse::Pulse;
 use super::serve::Peer;
 use crate::access::{Access, Robots};
 use crate::config::Limits;
+use crate::oci::RepositoryKey;
 use crate::repository::Repositories;
-use crate::store::{self, Reclaimed, Reclaiming, Store};
+use crate::store::{self, Keeps, Reclaimed, Reclaiming, Repair, Store, Verified, Verifying};
 use crate::telemetry::audit::{Entry, Outcome};
 use crate::telemetry::{Audit, Metrics};
 
@@ -39,6 +41,8 @@ pub struct Site {
     pub limits: Limits,
     /// How long something has to have been needed by nothing before its room is given back.
     pub grace: Duration,
+    /// What each repository promises of what its manifests need.
+    pub keeps: HashMap<RepositoryKey, Keeps>,
     /// Whether `/metrics` is answered on an address of its own instead of here.
     pub metrics_elsewhere: bool,
 }
@@ -123,6 +127,16 @@ impl Front {
             site.audit.tell(entry, SystemTime::now());
         }
         Ok(done)
+    }
+
+    /// Looks for damage, reading so many bytes in a second at most.
+    pub async fn verify(&self, repair: Repair, rate: Option<u64>) -> Result<Verified, store::Error> {
+        let what = Verifying {
+            repositories: self.site.load().keeps.clone(),
+            repair,
+            rate,
+        };
+        self.store.verify(what).await
     }
 
     /// From now on we are not ready: no new work should be sent here.

@@ -445,7 +445,7 @@ impl Image {
     }
 
     /// `size` is the blob's, if it has just been linked.
-    fn follow_blob(&self, digest: &Digest, size: Option<u64>) {
+    pub(super) fn follow_blob(&self, digest: &Digest, size: Option<u64>) {
         let Inner { records, index, .. } = &*self.inner;
         let mut changes = Changes::default();
         match records.has_layer(&self.place, digest) {

@@ -19,6 +19,7 @@
 //! ├── private/{signing-key,robots.json}         what nobody else reads: what signs our tokens, and who the robots are
 //! ├── uploads/<id>/{data,state.json}            push sessions
 //! ├── trash/<alg>-<hex>{,.images}               what nothing needed, and can still be taken back
+//! ├── quarantine/<when>/<path>                  what was damaged, where it was: put aside by `entrepot verify --repair`
 //! ├── reclaim.json                              what may go, and since when: written when the store is closed
 //! ├── index/{session,sled/}                     what can be rebuilt from the rest
 //! ├── index.stamp                               that the index was closed cleanly, and what was in it
@@ -159,6 +160,11 @@ impl Layout {
 
     pub(super) fn trash(&self) -> PathBuf {
         self.root.join("trash")
+    }
+
+    /// What was put aside: nobody looks there.
+    pub(super) fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
     }
 
     pub(super) fn sightings(&self) -> PathBuf {

@@ -34,6 +34,7 @@ mod tags;
 mod trash;
 mod turns;
 mod uploads;
+mod verify;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -49,6 +50,7 @@ pub use keep::{Keeping, Reservation, Tidied};
 pub use reclaim::{LocalRules, Reclaimed, Reclaiming};
 pub use spool::{SpoolFile, SpoolReader, VerifiedFile};
 pub use uploads::{NOBODY, Upload};
+pub use verify::{Defect, Finding, Keeps, Outcome, Repair, Verified, Verifying};
 
 use blobs::Blobs;
 use disk::Disk;

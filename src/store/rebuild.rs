@@ -71,7 +71,7 @@ pub(super) fn has_changed(layout: &Layout, since: SystemTime) -> bool {
 }
 
 /// Visits every image on the disk, in no order, until told that it is enough.
-fn walk(layout: &Layout, visit: &mut dyn FnMut(&Place) -> Result<bool, Error>) -> Result<(), Error> {
+pub(super) fn walk(layout: &Layout, visit: &mut dyn FnMut(&Place) -> Result<bool, Error>) -> Result<(), Error> {
     // A directory that is no key, as registry:2 may have left here, cannot be reached and needs no rows.
     let keys = directories(&layout.repositories()).into_iter();
     let keys = keys.filter_map(|(path, name)| Some((path, name.parse::<RepositoryKey>().ok()?)));

@@ -219,12 +219,12 @@ impl Records {
         })
     }
 
-    fn make_parents(&self, paths: &[&Path]) -> Result<(), Error> {
+    pub(super) fn make_parents(&self, paths: &[&Path]) -> Result<(), Error> {
         let parents: Vec<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
         self.disk.make_directories(&parents)
     }
 
-    fn write_link(&self, path: &Path, digest: &Digest) -> Result<(), Error> {
+    pub(super) fn write_link(&self, path: &Path, digest: &Digest) -> Result<(), Error> {
         self.disk.write(path, digest.as_str().as_bytes())
     }
 }

@@ -8,6 +8,7 @@ mod model;
 mod reclaiming;
 mod rules;
 mod uploading;
+mod verifying;
 
 use super::*;
 use crate::oci::Algorithm;

@@ -8,13 +8,13 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Error;
 use super::blobs::Blobs;
 use super::disk::{is_absence, read_small};
 use super::layout::{Layout, Place};
-use crate::oci::Digest;
+use crate::oci::{Digest, ImageName, RepositoryKey};
 
 /// More images than this have no say in it: each has the blob's bytes again when they are pushed again.
 const LONGEST_NOTE: u64 = 1 << 20;
@@ -79,6 +79,21 @@ pub(super) fn take_away(layout: &Layout, digest: &Digest) -> Result<(), Error> {
         let _ = fs::remove_dir(directory);
     }
     Ok(())
+}
+
+/// Whether the bytes are there.
+pub(super) fn has(layout: &Layout, digest: &Digest) -> bool {
+    bytes(layout, digest).is_file()
+}
+
+/// Whether a file is a note of images.
+pub(super) fn is_note(path: &Path) -> bool {
+    let is_place = |line: &str| {
+        let parts = line.split_once('/');
+        parts.is_some_and(|(key, image)| key.parse::<RepositoryKey>().is_ok() && image.parse::<ImageName>().is_ok())
+    };
+    let text = read_small(path, LONGEST_NOTE).ok().flatten();
+    text.is_none_or(|text| String::from_utf8_lossy(&text).lines().all(is_place))
 }
 
 /// Whether an image could read this until it was taken away.

@@ -71,6 +71,11 @@ impl Turns {
         Ok(all)
     }
 
+    /// Whether no turn is given any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// No turn is given any more. To be called with all of them taken.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);

@@ -22,4 +22,5 @@ mod robots;
 mod routing;
 mod support;
 mod tags;
+mod verify;
 mod virtual_repository;
