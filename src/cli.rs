@@ -8,6 +8,7 @@
 mod api;
 mod credentials;
 mod gc;
+mod import;
 mod passwd;
 mod token;
 mod verify;
@@ -84,6 +85,23 @@ enum Command {
         file: File,
         #[command(flatten)]
         server: Server,
+    },
+    /// Take over what a `registry:2` has kept, into one repository of a store that no server has open: its image `team/app`
+    /// becomes `KEY/team/app`. Can be done again at any time, and goes on where it was.
+    Import {
+        /// Its root: the directory that has `docker/registry/v2` in it.
+        directory: PathBuf,
+        /// The repository, local or remote.
+        #[arg(long, value_name = "KEY")]
+        into: String,
+        /// Let tags that mean something else here mean what they mean there.
+        #[arg(long)]
+        replace_tags: bool,
+        /// Print what was done as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        file: File,
     },
     /// Exit 0 if the local server is ready: for container images without a shell.
     Healthcheck(File),
@@ -239,6 +257,13 @@ pub fn run() -> ExitCode {
             file if file.config.is_some() && server.server.is_none() => verify::stopped(&file, repair, server.json),
             _ => verify::running(&server.url(), repair, server.json),
         },
+        Some(Command::Import {
+            directory,
+            into,
+            replace_tags,
+            json,
+            file,
+        }) => import::directory(&file.or(cli.file), &directory, &into, replace_tags, json),
         Some(Command::Healthcheck(file)) => health(&file.or(cli.file)),
         Some(Command::Tags(command)) => tags(&command),
         Some(Command::Passwd { user }) => passwd::passwd(&user),

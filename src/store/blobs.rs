@@ -171,7 +171,7 @@ impl Blobs {
     }
 
     /// Whether a file of this size is there, durably: who put it there may not have come to syncing its name.
-    fn stands(&self, target: &Path, size: u64) -> Result<bool, Error> {
+    pub(super) fn stands(&self, target: &Path, size: u64) -> Result<bool, Error> {
         if !self.disk.is_trusted() {
             return Ok(false);
         }

@@ -31,6 +31,8 @@ pub const PUSH: &str = "push";
 pub const PIN: &str = "pin";
 /// The origin of what a tag was put back to.
 pub const ROLLBACK: &str = "rollback";
+/// The origin of what was taken over from another registry's directory.
+pub const IMPORT: &str = "import";
 /// The origin of what was there before anybody took notes.
 pub(super) const UNKNOWN: &str = "unknown";
 

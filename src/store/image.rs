@@ -73,7 +73,7 @@ impl Image {
     }
 
     /// Refuses if any of these tags may not come to mean `to`. By who has the image's turn.
-    fn check_movable(&self, tags: &[Tag], to: Option<&Digest>) -> Result<(), Error> {
+    pub(super) fn check_movable(&self, tags: &[Tag], to: Option<&Digest>) -> Result<(), Error> {
         self.inner.records.check_unpinned(&self.place, tags, to)?;
         self.check_mutable(tags, to)
     }

@@ -7,6 +7,7 @@
 //! This room knows nothing of kinds of repositories, of upstreams or of HTTP. Start reading at [`Store`] and [`Image`];
 //! what makes a write durable is in `disk`.
 
+mod adopt;
 mod blobs;
 mod claim;
 mod disk;
@@ -19,6 +20,7 @@ mod guards;
 pub mod history;
 mod hot;
 mod image;
+mod import;
 mod index;
 mod keep;
 mod layout;
@@ -46,6 +48,7 @@ pub use documents::Document;
 pub use error::{Error, FinishError};
 pub use history::{Meaning, Move};
 pub use image::{Image, Present, TagRecord};
+pub use import::{Imported, Importing};
 pub use keep::{Keeping, Reservation, Tidied};
 pub use reclaim::{LocalRules, Reclaimed, Reclaiming};
 pub use spool::{SpoolFile, SpoolReader, VerifiedFile};

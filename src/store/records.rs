@@ -48,7 +48,7 @@ impl Records {
     }
 
     /// The digest that a link holds.
-    fn link(&self, path: &Path) -> Result<Option<Digest>, Error> {
+    pub(super) fn link(&self, path: &Path) -> Result<Option<Digest>, Error> {
         let digest = match read_small(path, LONGEST_RECORD) {
             Ok(None) => return Ok(None),
             Ok(Some(contents)) => parse(&contents),
@@ -201,7 +201,7 @@ impl Records {
     }
 
     /// The digests that have a sound link below a directory.
-    fn linked(&self, directory: PathBuf) -> impl Iterator<Item = Result<Digest, Error>> {
+    pub(super) fn linked(&self, directory: PathBuf) -> impl Iterator<Item = Result<Digest, Error>> {
         let algorithms = [Algorithm::Sha256, Algorithm::Sha512].into_iter();
         let named = algorithms.flat_map({
             let directory = directory.clone();
@@ -248,7 +248,7 @@ fn tidy(directory: Option<&Path>) {
 }
 
 /// The entries of a directory whose names are of a kind; none when it is not there.
-fn names<T: FromStr>(directory: PathBuf) -> impl Iterator<Item = Result<T, Error>> {
+pub(super) fn names<T: FromStr>(directory: PathBuf) -> impl Iterator<Item = Result<T, Error>> {
     let (entries, failed) = match fs::read_dir(&directory) {
         Ok(entries) => (Some(entries), None),
         Err(error) if is_absence(&error) => (None, None),

@@ -24,7 +24,7 @@ pub struct SpoolFile {
 }
 
 impl SpoolFile {
-    fn create(disk: &Disk, algorithm: Algorithm) -> Result<Self, Error> {
+    pub(super) fn create(disk: &Disk, algorithm: Algorithm) -> Result<Self, Error> {
         let path = disk.spool_path();
         let growing = Growing::create(&path, algorithm).map_err(Error::disk(&path))?;
         Ok(Self {

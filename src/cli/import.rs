@@ -1,0 +1,94 @@
+//! `entrepot import`: what another registry has kept, taken over.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use super::{File, block_on, load};
+use crate::app;
+use crate::config::{Config, RepositoryConfig};
+use crate::store::{Error, Imported, Importing, Store};
+use crate::telemetry::{Metrics, logs};
+
+/// A directory of `registry:2`, into a store that no server has open.
+pub(super) fn directory(file: &File, from: &Path, into: &str, replace_tags: bool, as_json: bool) -> ExitCode {
+    let loaded = match load(&file.source()) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let mut what = match target(&loaded.config, into) {
+        Ok(what) => what,
+        Err(why) => {
+            eprintln!("entrepot: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    from.clone_into(&mut what.from);
+    what.replace_tags = replace_tags;
+    logs::start();
+    block_on(async move {
+        let store = open(&loaded.config).await?;
+        let done = store.import(what).await;
+        store.close().await;
+        let done = done?;
+        tell(&done, as_json);
+        match done.problems.len() {
+            0 => Ok(()),
+            1 => anyhow::bail!("1 thing was not taken over"),
+            many => anyhow::bail!("{many} things were not taken over"),
+        }
+    })
+}
+
+/// The store of a configuration, for us alone.
+pub(super) async fn open(config: &Config) -> anyhow::Result<Store> {
+    let options = app::store_options(config);
+    let path = options.path.display().to_string();
+    match Store::open(options, Arc::new(Metrics::new()?)).await {
+        Err(error @ Error::Locked { .. }) => anyhow::bail!("{error}; stop the server first"),
+        opened => opened.with_context(|| format!("the store at {path} cannot be opened")),
+    }
+}
+
+/// Where it goes, by the rules of that repository.
+fn target(config: &Config, into: &str) -> Result<Importing, String> {
+    let key = into.parse().map_err(|error| format!("`--into {into}`: {error}"))?;
+    let (sparse, immutable) = match config.repositories.get(&key) {
+        Some(RepositoryConfig::Local(local)) => (local.allow_sparse, local.immutable_tags.clone()),
+        Some(RepositoryConfig::Remote(_)) => (true, Vec::new()),
+        Some(RepositoryConfig::Virtual(_)) => {
+            return Err(format!("`{key}` keeps nothing itself: name one of its members"));
+        }
+        None => return Err(format!("there is no repository `{key}` in the configuration")),
+    };
+    Ok(Importing {
+        from: std::path::PathBuf::new(),
+        into: key,
+        sparse,
+        replace_tags: false,
+        immutable: immutable.into(),
+    })
+}
+
+fn tell(done: &Imported, as_json: bool) {
+    if as_json {
+        println!("{}", serde_json::to_string(done).unwrap_or_default());
+        return;
+    }
+    println!(
+        "{} images: {} manifests, {} tags, {} blobs linked and {} copied ({} bytes)",
+        done.images, done.manifests, done.tags, done.linked, done.copied, done.bytes
+    );
+    println!("here already: {}", done.present);
+    if done.dangling > 0 {
+        println!(
+            "links to blobs that are not there and that nothing needs: {}",
+            done.dangling
+        );
+    }
+    for problem in &done.problems {
+        eprintln!("{problem}");
+    }
+}
