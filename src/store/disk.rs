@@ -5,13 +5,13 @@
 //! because the kernel reports an error once and success afterwards. When that has happened a few times, the disk is not one
 //! to write to: everything that writes is refused until the next start, and what is there is served.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::Error;
 use super::layout::Layout;
@@ -34,6 +34,8 @@ pub(super) struct Disk {
     /// A sync has failed: what is found in place may never have become durable, so nothing is taken for done.
     failed: AtomicBool,
     failures: AtomicU32,
+    /// Directories whose sync has failed: what has been put into them, or taken out, is seen, and may not be durable.
+    unsettled: Mutex<BTreeSet<PathBuf>>,
     metrics: Arc<Metrics>,
 }
 
@@ -46,6 +48,7 @@ impl Disk {
             owed: Mutex::default(),
             failed: AtomicBool::new(false),
             failures: AtomicU32::new(0),
+            unsettled: Mutex::default(),
             metrics: Arc::clone(metrics),
         }
     }
@@ -156,8 +159,34 @@ impl Disk {
     fn sync_directory(&self, path: &Path) -> Result<(), Error> {
         let directory = File::open(path).map_err(Error::disk(path));
         // What cannot be opened is not durable either, but that passes.
-        let directory = directory.inspect_err(|_| self.failed.store(true, Ordering::Release))?;
-        self.synced(directory.sync_all().map_err(Error::disk(path)))
+        let directory = directory.inspect_err(|_| self.failed.store(true, Ordering::Release));
+        let synced = directory.and_then(|directory| self.synced(directory.sync_all().map_err(Error::disk(path))));
+        if synced.is_err() {
+            self.unsettled().insert(path.to_owned());
+        }
+        synced
+    }
+
+    /// Makes durable what is seen below a directory: what goes because of it must not go before. Another descriptor is
+    /// synced than the one that failed.
+    pub(super) fn settle(&self, below: &Path) -> Result<(), Error> {
+        let unsettled: Vec<PathBuf> = self
+            .unsettled()
+            .iter()
+            .filter(|path| path.starts_with(below))
+            .cloned()
+            .collect();
+        for path in unsettled {
+            // Of one that is gone, the nearest that is left knows.
+            let left = path.ancestors().find(|above| above.is_dir());
+            left.map_or(Ok(()), |left| self.sync_directory(left))?;
+            self.unsettled().remove(&path);
+        }
+        Ok(())
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -399,6 +428,22 @@ mod tests {
             Err(Error::ReadOnly)
         ));
         assert_eq!(fs::read_to_string(&target).unwrap(), "what is there");
+    }
+
+    #[test]
+    fn what_could_not_be_synced_is_synced_before_anybody_relies_on_it() {
+        let (root, disk) = disk();
+        let (a, b) = (root.path().join("a"), root.path().join("b/c"));
+        assert!(disk.sync_parent(&a.join("link")).is_err() && disk.sync_parent(&b.join("link")).is_err());
+        fs::create_dir(&a).unwrap();
+        disk.settle(&a).unwrap();
+        assert_eq!(
+            disk.unsettled().iter().collect::<Vec<_>>(),
+            [&b],
+            "only what lies there"
+        );
+        disk.settle(root.path()).unwrap();
+        assert!(disk.unsettled().is_empty(), "one that is gone is settled where it was");
     }
 
     #[test]

@@ -355,6 +355,8 @@ impl Image {
         let removed = tags
             .iter()
             .try_for_each(|tag| records.remove_tag(&self.place, tag).map(drop))
+            // One that means something else now, or nothing, must not mean this again after a power cut.
+            .and_then(|()| records.settle_tags(&self.place))
             .and_then(|()| records.remove_manifest(&self.place, digest));
         self.follow(digest, None, &tags);
         removed

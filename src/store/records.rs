@@ -172,7 +172,12 @@ impl Records {
         Ok(was_there)
     }
 
-    /// Forgets a manifest; no tag must mean it any more.
+    /// Makes durable what the tags of an image mean, where a sync has failed.
+    pub(super) fn settle_tags(&self, place: &Place) -> Result<(), Error> {
+        self.disk.settle(&self.layout.tags(place))
+    }
+
+    /// Forgets a manifest; no tag must mean it any more, durably.
     pub(super) fn remove_manifest(&self, place: &Place, digest: &Digest) -> Result<bool, Error> {
         let link = self.layout.revision(place, digest);
         let was_there = self.disk.remove(&link)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use entrepot::oci::Digest;
 use reqwest::header::HeaderMap;
-use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use reqwest::{Client, RequestBuilder, StatusCode};
 
 use crate::binary::{Registry, sha256};
 use crate::dice::Dice;
@@ -95,7 +95,7 @@ impl Caller {
         let request = request.expect("a request");
         let what = format!("{} {}", request.method(), request.url());
         // The body of a pull that can not be gone on with is cut off: the status has been sent.
-        let may_be_cut = request.method() == Method::GET;
+        let may_be_cut = request.method().is_safe();
         self.world.count_request();
         let answered = async {
             let response = client.execute(request).await?;

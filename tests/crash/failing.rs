@@ -223,6 +223,48 @@ async fn d04_a_call_that_fails_fails_a_request_and_nothing_else() {
     );
 }
 
+/// A tag has moved, and the sync of that has failed: after a power cut it may mean what it meant before. So that goes only
+/// when the sync has been made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d04_a_tag_that_may_move_back_keeps_its_manifest() {
+    let world = World::new().await;
+    let place = Kills::new(&world);
+    let registry = started(&place, &world).await;
+    let mut caller = world.caller(&Door::of(&registry), "own0", true, &mut Dice::new(1));
+    let mut pushed = Vec::new();
+    for tag in ["t0", "t1"] {
+        let layers = [caller.new_layer()];
+        pushed.extend(caller.push_image(&layers, Some(tag)).await.expect("an answer"));
+    }
+    let image = registry.data().join("docker/registry/v2/repositories/local/own0");
+    let current = image.join("_manifests/tags/t0/current").display().to_string();
+    let options = [
+        "-P",
+        &current,
+        "-e",
+        "trace=fsync",
+        "-e",
+        "inject=fsync:error=ENOSPC:when=1",
+    ]
+    .map(str::to_owned);
+    let strace = Strace::attach(&registry, &registry.data().with_file_name("trace"), &options);
+    world.let_fail();
+    assert!(
+        !caller.move_tag("t0", &pushed[1]).await.expect("an answer"),
+        "it is made to fail"
+    );
+    // Each thread fails once.
+    let mut tries = 0;
+    while !caller.delete_manifest(&pushed[0]).await.expect("an answer") {
+        tries += 1;
+        assert!(tries < 600, "it never goes");
+    }
+    registry.kill();
+    let trace = strace.end();
+    let last = trace.calls.iter().rfind(|call| call.name == "fsync").expect("a sync");
+    assert!(last.has_succeeded(), "the tag may mean what is gone: {last:?}");
+}
+
 #[test]
 fn d04_a_second_sync_would_be_noticed() {
     let log = b"1 openat(AT_FDCWD</>, \"/d/a\", O_RDWR|O_CREAT) = 9</d/a>\n\

@@ -186,13 +186,13 @@ impl Place for PowerCuts {
     fn end(&self, registry: Registry, world: &World, dice: &mut Dice) {
         let disk = self.data(&registry);
         std::fs::write(disk.join(UNSYNCED), "the control").expect("a disk");
-        // From here on it may fail, but must not say that it has done what it cannot do.
+        // From here on it may fail, and owes nobody an answer, but must not say that it has done what it cannot do.
         world.let_fail();
+        world.let_vanish();
         let cut = r#"open(my $disk, "<", $ARGV[0]) or die $!; my $how = pack("L", 2); ioctl($disk, 0x8004587d, $how) or die $!"#;
         let status = Command::new("perl").args(["-e", cut]).arg(disk.join("lock")).status();
         assert!(status.expect("D2 needs perl").success(), "the power stays on");
         std::thread::sleep(Duration::from_millis(dice.below(30)));
-        world.let_vanish();
         registry.kill();
         world.has_ended();
     }
