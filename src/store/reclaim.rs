@@ -305,6 +305,8 @@ impl Pass<'_> {
     fn unlink(&self, place: &Place, digest: &Digest) -> Result<bool, Error> {
         let image = Image::new(Arc::clone(self.inner), place.clone());
         let _turn = self.inner.turns.take_now(image.stripe)?;
+        // A manifest that is gone to be seen, and may come back after a crash, needs its blobs.
+        self.inner.disk.settle(&self.inner.blobs.layout.image(place))?;
         let _alone = self.inner.blobs.guards.exclude(digest);
         if !self.is_given_up(digest) {
             return Ok(false);
