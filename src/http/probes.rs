@@ -54,6 +54,13 @@ pub(super) async fn ready(State(front): State<Arc<Front>>) -> Response {
         )
             .into_response();
     }
+    if front.store.is_indexing() {
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: the index is being rebuilt; what is here is served meanwhile, pushes wait\n",
+        )
+            .into_response();
+    }
     match front.check_writable().await {
         Ok(()) => (StatusCode::OK, "ok\n").into_response(),
         Err(error) if error.is_full() => {

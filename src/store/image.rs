@@ -324,6 +324,10 @@ impl Image {
 
     /// Notes that a tag was found to mean what it means here. Not durable; no tag, no note.
     pub async fn touch_tag(&self, tag: &Tag, verified: SystemTime) -> Result<(), Error> {
+        // Nobody who pulls is to wait for the index.
+        if self.inner.is_indexing() {
+            return Ok(());
+        }
         let tag = tag.clone();
         self.write(move |image| {
             let Some(digest) = image.inner.records.tag(&image.place, &tag)? else {

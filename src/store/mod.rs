@@ -41,7 +41,10 @@ mod verify;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 pub use blobs::BlobFile;
 pub use documents::Document;
@@ -108,6 +111,9 @@ pub struct IndexCounts {
     pub blobs: u64,
 }
 
+/// So long is waited for a new index: that of a small store is there before anybody could ask.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
 /// How many images a blob is said to be in, when somebody looks for one that they may read.
 const OWNERS: usize = 64;
 
@@ -124,12 +130,17 @@ struct Inner {
     keep: Keep,
     reclaim: Reclaim,
     space: Arc<Space>,
+    /// Nothing that can be done later is begun or gone on with.
+    stopping: AtomicBool,
+    /// Whether the index is being rebuilt, as it is after a start that found it in doubt.
+    indexing: Arc<watch::Sender<bool>>,
     /// Held while the store is open.
     _lock: File,
 }
 
 impl Inner {
-    fn open(options: &Options, metrics: &Arc<Metrics>) -> Result<Self, Error> {
+    /// With the reason why the index has to be rebuilt, if there is one.
+    fn open(options: &Options, metrics: &Arc<Metrics>) -> Result<(Self, Option<Reason>), Error> {
         let layout = Layout::new(&options.path);
         let disk = Arc::new(Disk::new(&layout, metrics));
         let lock = claim::claim(&layout, &disk)?;
@@ -153,15 +164,32 @@ impl Inner {
             keep: Keep::new(Arc::clone(metrics)),
             reclaim,
             space,
+            stopping: AtomicBool::new(false),
+            indexing: Arc::new(watch::Sender::new(false)),
             _lock: lock,
         };
-        if let Some(reason) = reason.or_else(|| inner.is_bare().then_some(Reason::Outdated))
-            && let Err(error) = rebuild::rebuild(&inner.index, &inner.records, reason)
-        {
-            // Pulls and pushes do without; lists walk the tree.
-            inner.index.doubt(&error.to_string());
-        }
-        Ok(inner)
+        let reason = reason.or_else(|| inner.is_bare().then_some(Reason::Outdated));
+        Ok((inner, reason))
+    }
+
+    /// Rebuilds the index; by who has all turns.
+    fn reindex(&self, reason: Reason) -> Result<IndexCounts, Error> {
+        rebuild::rebuild(&self.index, &self.records, reason, &|| {
+            if self.stopping.load(Ordering::Acquire) {
+                return Err(Error::Closed);
+            }
+            Ok(())
+        })
+    }
+
+    fn is_indexing(&self) -> bool {
+        *self.indexing.borrow()
+    }
+
+    /// Waits until the index is not being rebuilt any more.
+    async fn indexed(&self) {
+        // The sender is ours: it cannot be gone.
+        let _ = self.indexing.subscribe().wait_for(|indexing| !indexing).await;
     }
 
     /// A stored blob, if its file is what was published. What the index remembers of its length is only a reason to
@@ -187,11 +215,46 @@ impl Inner {
     }
 }
 
+/// However a rebuild ends, it is over.
+struct Indexing(Arc<watch::Sender<bool>>);
+
+impl Drop for Indexing {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
+}
+
 impl Store {
     /// Opens the store in a directory, which is made if it is not there. Fails if another process has it open.
+    ///
+    /// Should the index be in doubt, it is rebuilt aside. What is here is read meanwhile, lists from the tree; whoever wants
+    /// to write waits.
     pub async fn open(options: Options, metrics: Arc<Metrics>) -> Result<Self, Error> {
-        let inner = blocking(move || Inner::open(&options, &metrics)).await?;
-        Ok(Self { inner: Arc::new(inner) })
+        let (inner, reason) = blocking(move || Inner::open(&options, &metrics)).await?;
+        let inner = Arc::new(inner);
+        if let Some(reason) = reason {
+            let turns = inner.turns.take_all().await?;
+            inner.indexing.send_replace(true);
+            let inner = Arc::clone(&inner);
+            let indexing = Indexing(Arc::clone(&inner.indexing));
+            tokio::task::spawn_blocking(move || {
+                // Goes last: who has waited for it finds us gone.
+                let _over = indexing;
+                let inner = inner;
+                if let Err(error) = inner.reindex(reason) {
+                    // Pulls and pushes do without; lists walk the tree.
+                    inner.index.doubt(&error.to_string());
+                }
+                drop(turns);
+            });
+        }
+        let _ = tokio::time::timeout(AT_ONCE, inner.indexed()).await;
+        Ok(Self { inner })
+    }
+
+    /// Whether the index is being rebuilt: then what is here is served, and whoever writes waits.
+    pub fn is_indexing(&self) -> bool {
+        self.inner.is_indexing()
     }
 
     /// An image, whether there is anything of it or not.
@@ -233,7 +296,7 @@ impl Store {
         let turns = self.inner.turns.take_all().await?;
         let inner = Arc::clone(&self.inner);
         blocking(move || {
-            let counts = rebuild::rebuild(&inner.index, &inner.records, Reason::Requested);
+            let counts = inner.reindex(Reason::Requested);
             inner.keep.forget_notes();
             drop(turns);
             counts
@@ -244,6 +307,7 @@ impl Store {
     /// Lets whoever writes finish, then closes the index, so that the next start need not rebuild it. The last thing to
     /// be done with a store: from then on it refuses to write.
     pub async fn close(&self) {
+        self.inner.stopping.store(true, Ordering::Release);
         let Ok(turns) = self.inner.turns.take_all().await else {
             return;
         };

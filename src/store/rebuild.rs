@@ -14,11 +14,20 @@ use super::records::Records;
 use super::stamp::Reason;
 use crate::oci::{Algorithm, Descriptor, Digest, ImageName, Page, RepositoryKey};
 
-/// Rebuilds the index. Nobody must write meanwhile.
-pub(super) fn rebuild(index: &Index, records: &Records, reason: Reason) -> Result<IndexCounts, Error> {
+/// Rebuilds the index, unless `may_go_on` says no. Nobody must write meanwhile.
+pub(super) fn rebuild(
+    index: &Index,
+    records: &Records,
+    reason: Reason,
+    may_go_on: &dyn Fn() -> Result<(), Error>,
+) -> Result<IndexCounts, Error> {
     let began = std::time::Instant::now();
     index.rebuild(reason, |filler| {
-        walk(&records.layout, &mut |place| fill(records, place, filler))
+        walk(&records.layout, &mut |place| {
+            may_go_on()?;
+            crate::mishap::at("rebuild");
+            fill(records, place, filler)
+        })
     })?;
     let counts = index.counts()?;
     // There is nothing to tell about a store in which nothing is yet.

@@ -398,6 +398,7 @@ impl Reclaimed {
 impl Store {
     /// One pass over everything, which gives back what has been needed by nothing for long enough.
     pub async fn reclaim(&self, what: Reclaiming) -> Result<Reclaimed, Error> {
+        self.inner.indexed().await;
         let inner = Arc::clone(&self.inner);
         let metrics = Arc::clone(&inner.blobs.metrics);
         let done = blocking(move || inner.reclaim(&what)).await;

@@ -24,9 +24,11 @@ fn options(root: &tempfile::TempDir) -> Options {
 }
 
 async fn open(root: &tempfile::TempDir) -> Store {
-    Store::open(options(root), Arc::new(Metrics::new().unwrap()))
+    let store = Store::open(options(root), Arc::new(Metrics::new().unwrap()))
         .await
-        .unwrap()
+        .unwrap();
+    store.inner.indexed().await;
+    store
 }
 
 async fn publish(store: &Store, bytes: &[u8]) -> Digest {

@@ -336,6 +336,7 @@ impl<'a> Pass<'a> {
 impl Store {
     /// Looks at everything, and mends what may be.
     pub async fn verify(&self, what: Verifying) -> Result<Verified, Error> {
+        self.inner.indexed().await;
         let inner = Arc::clone(&self.inner);
         blocking(move || Pass::new(&inner.records, Some(&inner), &what).run()).await
     }

@@ -129,3 +129,52 @@ async fn a08_who_is_stopping_lives_and_is_not_ready() {
     assert_eq!(sha256(&bytes), digest);
     assert!(registry.wait().success());
 }
+
+/// What is read of the tree while the index is rebuilt stands still at a pipe that nobody writes to.
+#[tokio::test]
+async fn a08_while_the_index_is_rebuilt_what_is_here_is_served_and_no_work_is_asked_for() {
+    let directory = temporary();
+    let configuration =
+        "server: { listen: '127.0.0.1:0' }\nstorage: { path: data }\nrepositories: { docker: { type: local } }";
+    let registry = Registry::start_in(&directory, configuration);
+    let manifest = registry.push_image("/v2/docker/app", "v1", b"layer").await;
+    let held = registry.push_blob("/v2/docker/held", b"held").await;
+    let data = registry.data();
+    registry.stop();
+    std::fs::remove_dir_all(data.join("index")).expect("deleted");
+    let image = data.join("docker/registry/v2/repositories/docker/held");
+    let pipe = image.join("_layers/sha256").join(held.hex()).join("link");
+    std::fs::remove_file(&pipe).expect("deleted");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("it runs").success());
+
+    let registry = Registry::start_in(&directory, configuration);
+    assert_eq!(status(&registry, &registry.url("/livez")).await, Some(200));
+    let ready = registry.get("/readyz").send().await.expect("an answer");
+    let ready = expect(ready, StatusCode::SERVICE_UNAVAILABLE).await;
+    let text = ready.text().await.expect("text");
+    assert!(text.starts_with("not ready: the index is being rebuilt"), "{text}");
+    for path in [
+        "manifests/v1".to_owned(),
+        format!("manifests/{manifest}"),
+        format!("blobs/{}", sha256(b"layer")),
+        "tags/list".to_owned(),
+    ] {
+        let url = registry.url(&format!("/v2/docker/app/{path}"));
+        assert_eq!(status(&registry, &url).await, Some(200), "{path}");
+    }
+    let push = registry.push_blob("/v2/docker/app", b"pushed meanwhile");
+    let goes_on = async {
+        // Opening it waits until it is being read, and that is what holds everything up.
+        let written = tokio::task::spawn_blocking(move || std::fs::write(pipe, held.to_string()));
+        written.await.expect("it is written").expect("it is read");
+    };
+    let (pushed, ()) = tokio::join!(push, goes_on);
+    until("the index is rebuilt", async || {
+        status(&registry, &registry.url("/readyz")).await == Some(200)
+    })
+    .await;
+    let url = registry.url(&format!("/v2/docker/app/blobs/{pushed}"));
+    assert_eq!(status(&registry, &url).await, Some(200));
+    assert!(metric(&registry, "entrepot_index_rebuilds_total{reason=\"missing\"}").await >= 1.0);
+}

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use reqwest::StatusCode;
 
-use crate::support::{OCI_MANIFEST, Registry, expect, image_manifest, temporary};
+use crate::support::{OCI_MANIFEST, Registry, expect, image_manifest, temporary, until};
 
 const CONFIGURATION: &str =
     "server: { listen: '127.0.0.1:0' }\nstorage: { path: data }\nrepositories: { images: { type: local } }\n";
@@ -46,7 +46,7 @@ fn flip(file: &Path, at: usize) {
 }
 
 #[tokio::test]
-async fn a_lost_or_damaged_index_is_noticed_and_rebuilt() {
+async fn d05_a_lost_or_damaged_index_is_noticed_and_rebuilt() {
     let directory = temporary();
     let registry = Registry::start_in(&directory, CONFIGURATION);
     let subject = registry.push_image("/v2/images/app", "v1", b"content").await;
@@ -61,7 +61,6 @@ async fn a_lost_or_damaged_index_is_noticed_and_rebuilt() {
     registry
         .push_manifest("/v2/images/app", "signature", OCI_MANIFEST, referrer.as_bytes())
         .await;
-    let before = answers(&registry, subject.as_str()).await;
     let index = registry.data().join("index");
     registry.stop();
 
@@ -69,40 +68,26 @@ async fn a_lost_or_damaged_index_is_noticed_and_rebuilt() {
     assert!(!untouched.metrics().await.contains("entrepot_index_rebuilds_total{"));
     untouched.stop();
 
-    let mut ways: Vec<(&str, Damage)> = vec![
-        (
-            "deleted",
-            Box::new(|index| std::fs::remove_dir_all(index).expect("deleted")),
-        ),
-        (
-            "emptied",
-            Box::new(|index| {
-                for file in files(index) {
-                    std::fs::write(file, "").expect("emptied");
-                }
-            }),
-        ),
-        (
-            "truncated",
-            Box::new(|index| {
-                for file in files(index) {
-                    let bytes = std::fs::read(&file).expect("a file");
-                    std::fs::write(&file, &bytes[..bytes.len() / 2]).expect("truncated");
-                }
-            }),
-        ),
-    ];
-    for at in [3, 77, 1021, 4099, 70_001] {
-        let damage = move |index: &Path| {
-            for file in files(index) {
-                flip(&file, at);
-            }
-        };
-        ways.push(("flipped", Box::new(damage)));
-    }
-    for (way, damage) in ways {
+    // What a copy from an earlier time is: sound, and of another moment.
+    let older = temporary();
+    copy(&registry_of(&directory), older.path());
+    let registry = Registry::start_in(&directory, CONFIGURATION);
+    registry.push_image("/v2/images/app", "v2", b"later").await;
+    let before = answers(&registry, subject.as_str()).await;
+    registry.stop();
+    for (way, damage) in ways(older.path()) {
         damage(&index);
         let registry = Registry::start_in(&directory, CONFIGURATION);
+        assert_eq!(
+            answers(&registry, subject.as_str()).await,
+            before,
+            "{way}: from the tree"
+        );
+        until("the index is rebuilt", async || {
+            let ready = registry.get("/readyz").send().await;
+            ready.is_ok_and(|response| response.status() == StatusCode::OK)
+        })
+        .await;
         assert_eq!(answers(&registry, subject.as_str()).await, before, "{way}");
         let metrics = registry.metrics().await;
         assert!(
@@ -112,6 +97,88 @@ async fn a_lost_or_damaged_index_is_noticed_and_rebuilt() {
         assert!(registry.log().contains("index"), "{way}: not logged");
         registry.stop();
     }
+}
+
+fn registry_of(directory: &tempfile::TempDir) -> PathBuf {
+    directory.path().join("data")
+}
+
+/// Copies the index and what vouches for it.
+fn copy(from: &Path, to: &Path) {
+    for file in files(from) {
+        let name = file.strip_prefix(from).expect("below");
+        if name.starts_with("index") || name == Path::new("index.stamp") {
+            let target = to.join(name);
+            std::fs::create_dir_all(target.parent().expect("a directory")).expect("made");
+            std::fs::copy(&file, target).expect("copied");
+        }
+    }
+}
+
+/// Twenty ways to lose an index, or with `ENTREPOT_TESTS=full` two hundred.
+fn ways(older: &Path) -> Vec<(String, Damage)> {
+    let several = if std::env::var_os("ENTREPOT_TESTS").is_some_and(|size| size == "full") {
+        98
+    } else {
+        8
+    };
+    let older = older.to_owned();
+    let mut ways: Vec<(String, Damage)> = vec![
+        (
+            "deleted".to_owned(),
+            Box::new(|index| std::fs::remove_dir_all(index).expect("deleted")),
+        ),
+        (
+            "emptied".to_owned(),
+            Box::new(|index| {
+                for file in files(index) {
+                    std::fs::write(file, "").expect("emptied");
+                }
+            }),
+        ),
+        (
+            "an older copy".to_owned(),
+            Box::new(move |index| {
+                std::fs::remove_dir_all(index).expect("deleted");
+                copy(&older, index.parent().expect("the store"));
+            }),
+        ),
+        (
+            "of the next version".to_owned(),
+            Box::new(|index| {
+                let stamp = index.with_file_name("index.stamp");
+                let text = std::fs::read_to_string(&stamp).expect("a stamp");
+                let next = text.replace(r#""format":2"#, r#""format":3"#);
+                assert_ne!(text, next);
+                std::fs::write(stamp, next).expect("written");
+            }),
+        ),
+    ];
+    for k in 0..several {
+        // Of one file after the other, or of all.
+        let truncate = move |index: &Path| {
+            let files = files(index);
+            let one = k % (files.len() + 1);
+            for (number, file) in files.iter().enumerate() {
+                if one == number || one == files.len() {
+                    let bytes = std::fs::read(file).expect("a file");
+                    let keep = bytes.len() * k / several;
+                    std::fs::write(file, &bytes[..keep]).expect("truncated");
+                }
+            }
+        };
+        ways.push((format!("truncated at {k} of {several}"), Box::new(truncate)));
+        let at = 3 + k * 7919;
+        let flip_one = move |index: &Path| {
+            let files: Vec<PathBuf> = files(index)
+                .into_iter()
+                .filter(|file| file.metadata().is_ok_and(|found| found.len() > 0))
+                .collect();
+            flip(&files[k % files.len()], at);
+        };
+        ways.push((format!("bit {at} flipped"), Box::new(flip_one)));
+    }
+    ways
 }
 
 #[tokio::test]
@@ -124,12 +191,11 @@ async fn after_a_crash_everything_acknowledged_is_listed() {
     registry.kill();
     let registry = Registry::start_in(&directory, CONFIGURATION);
     assert_eq!(answers(&registry, subject.as_str()).await, before);
-    assert!(
-        registry
-            .metrics()
-            .await
-            .contains(r#"entrepot_index_rebuilds_total{reason="unclean"} 1"#)
-    );
+    until("the index is rebuilt", async || {
+        let metrics = registry.metrics().await;
+        metrics.contains(r#"entrepot_index_rebuilds_total{reason="unclean"} 1"#)
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -75,6 +75,7 @@ async fn fill(store: &Store) {
 async fn reopened(root: &tempfile::TempDir) -> (Store, String, Vec<String>) {
     let metrics = Arc::new(Metrics::new().unwrap());
     let store = Store::open(options(root), Arc::clone(&metrics)).await.unwrap();
+    store.inner.indexed().await;
     let shown = String::from_utf8(metrics.render().unwrap()).unwrap();
     let reasons = shown
         .lines()
