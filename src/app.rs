@@ -24,7 +24,7 @@ use crate::http::site::{Front, Site};
 use crate::http::tls::Tls;
 use crate::oci::RepositoryKey;
 use crate::repository::{RemoteRepository, Repositories};
-use crate::store::{Keeps, Options, Store};
+use crate::store::{Keeps, Options, Repair, Store};
 use crate::telemetry::audit::{Entry, Outcome};
 use crate::telemetry::{Audit, Metrics};
 
@@ -138,6 +138,10 @@ impl App {
         let every = self.config.storage.gc.every;
         let _reclaiming =
             every.map(|every| AbortOnDropHandle::new(tokio::spawn(reclaim(Arc::clone(&self.front), every))));
+        let scrub = self.config.storage.scrub;
+        let _scrubbing = scrub.every.map(|every| {
+            AbortOnDropHandle::new(tokio::spawn(look_through(Arc::clone(&self.front), every, scrub.rate)))
+        });
         let mut watch = interval(LOOK);
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -277,6 +281,27 @@ async fn reclaim(front: Arc<Front>, every: Duration) {
         rounds.tick().await;
         if let Err(error) = front.reclaim(false).await {
             tracing::error!(%error, "what nothing needs could not be reclaimed");
+        }
+    }
+}
+
+/// Looks for damage from time to time, slowly.
+async fn look_through(front: Arc<Front>, every: Duration, rate: u64) {
+    loop {
+        tokio::time::sleep(every).await;
+        match front.verify(Repair::Content, Some(rate)).await {
+            Ok(done) if done.problems > 0 => tracing::error!(
+                problems = done.problems,
+                mended = done.mended,
+                "something that is kept is damaged: `entrepot verify` names it"
+            ),
+            Ok(done) => tracing::info!(
+                blobs = done.blobs,
+                bytes = done.bytes,
+                mended = done.mended,
+                "what is kept was looked through"
+            ),
+            Err(error) => tracing::error!(%error, "what is kept could not be looked through for damage"),
         }
     }
 }

@@ -21,11 +21,15 @@ use super::node::At;
 use super::scalar::{Count, Size, Time, Timeout};
 use super::spelling::nearest;
 use super::units::excerpt;
-use super::{Config, GcConfig, Listen, RepositoryConfig, ServerConfig, Share, StorageConfig, TlsConfig};
+use super::{Config, GcConfig, Listen, RepositoryConfig, ScrubConfig, ServerConfig, Share, StorageConfig, TlsConfig};
 use crate::oci::RepositoryKey;
 
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 5000);
 const MIN_FREE: Share = Share::Percent(5);
+const SCRUB: ScrubConfig = ScrubConfig {
+    every: Some(Duration::from_secs(7 * 24 * 3600)),
+    rate: 20 << 20,
+};
 const GC: GcConfig = GcConfig {
     every: Some(Duration::from_secs(6 * 60 * 60)),
     grace: Duration::from_secs(24 * 60 * 60),
@@ -106,6 +110,7 @@ impl<'a> Checker<'a> {
                     .and_then(|storage| storage.min_free.get())
                     .map_or(MIN_FREE, |part| part.0),
                 gc: self.gc(written.storage.get().and_then(|storage| storage.gc.get())),
+                scrub: scrub(written.storage.get().and_then(|storage| storage.scrub.get())),
             },
             auth: self.auth(written),
             repositories: self.repositories(written),
@@ -338,6 +343,14 @@ impl Checker<'_> {
             every: written.every.get().map_or(GC.every, |every| every.0),
             grace,
         }
+    }
+}
+
+fn scrub(written: Option<&file::Scrubbing>) -> ScrubConfig {
+    let Some(written) = written else { return SCRUB };
+    ScrubConfig {
+        every: written.every.get().map_or(SCRUB.every, |every| every.0),
+        rate: written.rate.get().map_or(SCRUB.rate, |rate| rate.0),
     }
 }
 

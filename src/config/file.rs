@@ -133,6 +133,20 @@ pub(super) struct Storage {
     pub(super) min_free: Field<Part>,
     /// How what nothing needs is reclaimed.
     pub(super) gc: Field<Reclaiming>,
+    /// How what is kept is looked through for damage.
+    pub(super) scrub: Field<Scrubbing>,
+}
+
+/// How what is kept is looked through for damage while the server runs.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Scrubbing {
+    /// How often; `forever` is only when somebody asks for it (`entrepot verify`).
+    #[schemars(extend("default" = "7d"))]
+    pub(super) every: Field<Patience>,
+    /// How many bytes are read in a second, at most.
+    #[schemars(extend("default" = "20MiB"))]
+    pub(super) rate: Field<Size>,
 }
 
 /// How what nothing needs is reclaimed while the server runs.
@@ -527,6 +541,7 @@ const PLACES: &[(&str, &str)] = &[
     ("Virtual", "a virtual repository"),
     ("Reclaiming", "`storage.gc`"),
     ("Retention", "a rule of `retention`"),
+    ("Scrubbing", "`storage.scrub`"),
     ("Server", "`server`"),
     ("Limits", "`server.limits`"),
     ("Tls", "`server.tls`"),

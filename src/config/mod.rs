@@ -145,6 +145,17 @@ pub struct StorageConfig {
     pub min_free: Share,
     /// How what nothing needs is reclaimed.
     pub gc: GcConfig,
+    /// How what is kept is looked through for damage.
+    pub scrub: ScrubConfig,
+}
+
+/// How what is kept is looked through for damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScrubConfig {
+    /// How often; without it, when somebody asks for it.
+    pub every: Option<Duration>,
+    /// How many bytes are read in a second, at most.
+    pub rate: u64,
 }
 
 /// How what nothing needs is reclaimed.

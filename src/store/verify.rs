@@ -338,7 +338,10 @@ impl Store {
     pub async fn verify(&self, what: Verifying) -> Result<Verified, Error> {
         self.inner.indexed().await;
         let inner = Arc::clone(&self.inner);
-        blocking(move || Pass::new(&inner.records, Some(&inner), &what).run()).await
+        let metrics = Arc::clone(&inner.blobs.metrics);
+        let done = blocking(move || Pass::new(&inner.records, Some(&inner), &what).run()).await;
+        metrics.verified(done.as_ref().ok().map(|done| (done.bytes, done.problems)));
+        done
     }
 
     /// Looks at a store that nobody has open. Not a byte of it is changed.

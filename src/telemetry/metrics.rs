@@ -101,6 +101,9 @@ pub struct Metrics {
     no_room: IntCounterVec,
     evicted_blobs: IntCounterVec,
     evicted_bytes: IntCounterVec,
+    scrub_runs: IntCounterVec,
+    scrub_bytes: IntCounter,
+    scrub_problems: IntGauge,
     gc_runs: IntCounterVec,
     gc_blobs: IntCounter,
     gc_freed: IntCounter,
@@ -277,6 +280,16 @@ impl Metrics {
                 "entrepot_evicted_bytes_total",
                 "Their bytes.",
                 &["repository", "reason"],
+            )?,
+            scrub_runs: add.counters(
+                "entrepot_scrub_runs_total",
+                "Passes over the store that looked for damage, by result: success or failure.",
+                &["result"],
+            )?,
+            scrub_bytes: add.counter("entrepot_scrub_bytes_total", "Bytes that such passes have hashed.")?,
+            scrub_problems: add.gauge(
+                "entrepot_scrub_problems",
+                "What the last such pass found damaged and could not mend.",
             )?,
             gc_runs: add.counters(
                 "entrepot_gc_runs_total",
@@ -519,6 +532,16 @@ impl Metrics {
     pub fn quota_is_gone(&self, repository: &str) {
         let _ = self.quota_used.remove_label_values(&[repository]);
         let _ = self.quota.remove_label_values(&[repository]);
+    }
+
+    /// A pass over the store has hashed so many bytes, and found so many problems that are left; or failed.
+    pub fn verified(&self, outcome: Option<(u64, u64)>) {
+        let result = if outcome.is_some() { "success" } else { "failure" };
+        self.scrub_runs.with_label_values(&[result]).inc();
+        if let Some((bytes, problems)) = outcome {
+            self.scrub_bytes.inc_by(bytes);
+            self.scrub_problems.set(gauged(problems));
+        }
     }
 
     /// The disk failed to keep something; so often, maybe, that it is not written any more.

@@ -454,7 +454,7 @@ const RECORDS: &[Case] = &[
     (
         "a link that may not be read",
         |t| {
-            fs::set_permissions(t.link(), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(t.link(), fs::Permissions::from_mode(0o000)).unwrap();
             vec![t.link()]
         },
         &[D::Permissions],

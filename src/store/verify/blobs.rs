@@ -15,6 +15,7 @@ use crate::store::records::Records;
 use crate::store::{Error, rebuild, trash};
 
 /// What is wrong with the content of a file; the file, so that it is known again.
+#[derive(Clone, Copy)]
 pub(super) struct Wrong {
     pub(super) defect: Defect,
     pub(super) inode: u64,

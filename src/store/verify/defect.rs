@@ -1,5 +1,6 @@
 //! What can be wrong with a store, each with a name.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -162,7 +163,7 @@ impl Problem {
         }
     }
 
-    pub(super) fn because(mut self, detail: impl ToString) -> Self {
+    pub(super) fn because(mut self, detail: &dyn fmt::Display) -> Self {
         self.detail = detail.to_string();
         self
     }

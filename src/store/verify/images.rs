@@ -155,7 +155,7 @@ impl<'a> Look<'a> {
             Said::Absent => {
                 let problem = Problem::new(Defect::TagLeftOver, directory, Mend::PutAside);
                 self.problems
-                    .push(problem.because("it was deleted, or what it meant is lost"));
+                    .push(problem.because(&"it was deleted, or what it meant is lost"));
                 return;
             }
             Said::Empty => self.senseless(Defect::TagEmpty, tag, current, &meant),
@@ -193,7 +193,7 @@ impl<'a> Look<'a> {
             } else {
                 Mend::Leave
             };
-            let problem = Problem::new(Defect::TagDangling, path, mend).because(digest);
+            let problem = Problem::new(Defect::TagDangling, path, mend).because(&digest);
             self.problems.push(problem);
         }
         let note = self.records.layout.meaning(self.place, tag, digest);
@@ -208,7 +208,7 @@ impl<'a> Look<'a> {
         if path.symlink_metadata().is_ok_and(|found| !found.is_symlink()) && self.story(tag).is_none() {
             let problem = Problem::new(Defect::TagHistoryGarbage, path, Mend::PutAside);
             self.problems
-                .push(problem.because("whether the tag was pinned is lost with it"));
+                .push(problem.because(&"whether the tag was pinned is lost with it"));
         }
     }
 

@@ -55,7 +55,7 @@ pub(super) fn list(directory: &Path, problems: &mut Vec<Problem>) -> Vec<Entry> 
         if kind.is_symlink() {
             problems.push(Problem::new(Defect::SymbolicLink, path, Mend::Leave));
         } else if !kind.is_file() && !kind.is_dir() {
-            problems.push(Problem::new(Defect::ForeignFile, path, Mend::PutAside).because("no file and no directory"));
+            problems.push(Problem::new(Defect::ForeignFile, path, Mend::PutAside).because(&"no file and no directory"));
         } else if let Ok(name) = name.into_string() {
             permitted(&path, &metadata, problems);
             entries.push(Entry {
@@ -64,7 +64,7 @@ pub(super) fn list(directory: &Path, problems: &mut Vec<Problem>) -> Vec<Entry> 
                 is_directory: kind.is_dir(),
             });
         } else {
-            problems.push(Problem::new(Defect::ForeignFile, path, Mend::PutAside).because("a name that is no text"));
+            problems.push(Problem::new(Defect::ForeignFile, path, Mend::PutAside).because(&"a name that is no text"));
         }
     }
     entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -74,7 +74,7 @@ pub(super) fn list(directory: &Path, problems: &mut Vec<Problem>) -> Vec<Entry> 
 /// Whatever is not there is not unreadable.
 pub(super) fn unreadable(path: &Path, error: &io::Error, problems: &mut Vec<Problem>) {
     if !is_absence(error) {
-        problems.push(Problem::new(Defect::Unreadable, path, Mend::Leave).because(error));
+        problems.push(Problem::new(Defect::Unreadable, path, Mend::Leave).because(&error));
     }
 }
 
@@ -83,7 +83,7 @@ fn permitted(path: &Path, metadata: &Metadata, problems: &mut Vec<Problem>) {
     let needed = if metadata.is_dir() { 0o700 } else { 0o400 };
     if metadata.mode() & needed != needed {
         let mode = format!("mode {:o}", metadata.mode() & 0o7777);
-        problems.push(Problem::new(Defect::Permissions, path, Mend::Permit).because(mode));
+        problems.push(Problem::new(Defect::Permissions, path, Mend::Permit).because(&mode));
     }
 }
 

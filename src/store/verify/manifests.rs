@@ -31,7 +31,7 @@ pub(super) fn check(look: &mut Look<'_>) {
             continue;
         }
         if let Ok(Some(bytes)) = look.records.blobs.read_manifest(digest)
-            && let Some(contents) = read(look, digest, bytes)
+            && let Some(contents) = read(look, digest, &bytes)
         {
             look.manifests.insert(digest.clone(), contents);
         }
@@ -46,7 +46,7 @@ pub(super) fn check(look: &mut Look<'_>) {
     }
 }
 
-fn read(look: &mut Look<'_>, digest: &Digest, bytes: Bytes) -> Option<Contents> {
+fn read(look: &mut Look<'_>, digest: &Digest, bytes: &Bytes) -> Option<Contents> {
     let note = look.records.layout.media_type(look.place, digest);
     let plain = || Manifest::from_elsewhere(bytes.clone(), None, digest.algorithm());
     let text = read_small(&note, LONGEST_TYPE).map_err(|error| error.to_string());
@@ -70,7 +70,7 @@ fn read(look: &mut Look<'_>, digest: &Digest, bytes: Bytes) -> Option<Contents> 
                     } else {
                         Mend::Leave
                     };
-                    let problem = Problem::new(Defect::ManifestTypeWrong, &note, mend).because(why);
+                    let problem = Problem::new(Defect::ManifestTypeWrong, &note, mend).because(&why);
                     look.problems.push(problem);
                     return plain().ok().map(|(_, contents)| contents);
                 }
@@ -82,7 +82,7 @@ fn read(look: &mut Look<'_>, digest: &Digest, bytes: Bytes) -> Option<Contents> 
         Err(error) => {
             let link = look.records.layout.revision(look.place, digest);
             let problem = Problem::new(kind(&error), link, Mend::Leave);
-            look.problems.push(problem.because(error));
+            look.problems.push(problem.because(&error));
             None
         }
     }

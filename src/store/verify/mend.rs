@@ -84,8 +84,8 @@ pub(super) fn mend_file(
 fn permit(path: &Path) -> Result<Outcome, Error> {
     let metadata = fs::metadata(path).map_err(Error::disk(path))?;
     let more = if metadata.is_dir() { 0o700 } else { 0o600 };
-    let mode = fs::Permissions::from_mode((metadata.mode() | more) & 0o7777);
-    fs::set_permissions(path, mode).map_err(Error::disk(path))?;
+    let permissions = fs::Permissions::from_mode((metadata.mode() | more) & 0o7777);
+    fs::set_permissions(path, permissions).map_err(Error::disk(path))?;
     Ok(Outcome::Mended)
 }
 
