@@ -273,6 +273,12 @@ impl Image {
             let records = &image.inner.records;
             image.check_movable(&tags, Some(&manifest.digest))?;
             let put = records.put_tagged(&image.place, &manifest, &tags, PUSH, None);
+            // Again, before the turn ends: a pass that read the tree before the manifest was there waits for the turn, and
+            // would take its blobs for what nothing needs. What it condemned meanwhile has no mark of the first promise.
+            for digest in &present.blobs {
+                let _stays = image.inner.blobs.guards.share(digest);
+                image.inner.promise(&image.place, digest);
+            }
             image.follow(&manifest.digest, put.is_ok().then_some((&manifest, &contents)), &tags);
             if put.is_ok() {
                 image.inner.keep.put(&image.place.repository, &manifest.digest);
