@@ -353,6 +353,7 @@ fn site(config: &Config, repositories: Repositories, access: Access, audit: Audi
         limits: config.server.limits.clone(),
         grace: config.storage.gc.grace,
         keeps: keeps(config),
+        backups: config.storage.backups.clone(),
         metrics_elsewhere: config.server.metrics.is_some(),
     }
 }

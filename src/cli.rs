@@ -6,6 +6,7 @@
 )]
 
 mod api;
+mod backup;
 mod credentials;
 mod gc;
 mod import;
@@ -85,6 +86,26 @@ enum Command {
         file: File,
         #[command(flatten)]
         server: Server,
+    },
+    /// Make a backup: by a running server below its `storage.backups`, or with `-c` of a stopped store to anywhere.
+    Backup {
+        /// Where to. Each backup is a directory of its own in it; what an earlier one has takes no room again. For a server, below
+        /// `storage.backups`, which it is without one.
+        directory: Option<PathBuf>,
+        #[command(flatten)]
+        file: File,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Copy a backup, or the latest of several, to where a configuration has its store and nothing is yet.
+    Restore {
+        /// A backup, or a directory of backups.
+        directory: PathBuf,
+        /// Print what was done as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        file: File,
     },
     /// Take over what a `registry:2` has kept, into one repository of a store that no server has open: its image `team/app`
     /// becomes `KEY/team/app`. Can be done again at any time, and goes on where it was.
@@ -257,6 +278,17 @@ pub fn run() -> ExitCode {
             file if file.config.is_some() && server.server.is_none() => verify::stopped(&file, repair, server.json),
             _ => verify::running(&server.url(), repair, server.json),
         },
+        Some(Command::Backup {
+            directory,
+            file,
+            server,
+        }) => match file.or(cli.file) {
+            file if file.config.is_some() && server.server.is_none() => {
+                backup::stopped(&file, directory.as_deref(), server.json)
+            }
+            _ => backup::running(&server.url(), directory.as_deref(), server.json),
+        },
+        Some(Command::Restore { directory, json, file }) => backup::restore(&file.or(cli.file), &directory, json),
         Some(Command::Import {
             directory,
             into,

@@ -100,6 +100,7 @@ struct Checker<'a> {
 impl<'a> Checker<'a> {
     fn config(&mut self, written: &'a Written) -> Config {
         let storage = written.storage.get().and_then(|storage| storage.path.get());
+        let backups = written.storage.get().and_then(|storage| storage.backups.get());
         let config = Config {
             server: self.server(written),
             storage: StorageConfig {
@@ -111,6 +112,7 @@ impl<'a> Checker<'a> {
                     .map_or(MIN_FREE, |part| part.0),
                 gc: self.gc(written.storage.get().and_then(|storage| storage.gc.get())),
                 scrub: scrub(written.storage.get().and_then(|storage| storage.scrub.get())),
+                backups: backups.map(|path| self.path(path)),
             },
             auth: self.auth(written),
             repositories: self.repositories(written),

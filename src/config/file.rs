@@ -133,6 +133,8 @@ pub(super) struct Storage {
     pub(super) min_free: Field<Part>,
     /// How what nothing needs is reclaimed.
     pub(super) gc: Field<Reclaiming>,
+    /// Below this directory the server makes backups when it is asked to (`entrepot backup`); without it, it makes none.
+    pub(super) backups: Field<String>,
     /// How what is kept is looked through for damage.
     pub(super) scrub: Field<Scrubbing>,
 }

@@ -145,6 +145,8 @@ pub struct StorageConfig {
     pub min_free: Share,
     /// How what nothing needs is reclaimed.
     pub gc: GcConfig,
+    /// Below which directory a server that is asked to makes backups.
+    pub backups: Option<PathBuf>,
     /// How what is kept is looked through for damage.
     pub scrub: ScrubConfig,
 }

@@ -9,6 +9,7 @@
 mod answer;
 mod api;
 mod audit;
+mod backup;
 mod body;
 mod call;
 mod challenge;

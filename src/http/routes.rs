@@ -9,7 +9,7 @@ use tower::util::MapResponseLayer;
 
 use super::shield::shield;
 use super::site::Front;
-use super::{api, dispatch, gc, prefetch, probes, token, tokens, verify};
+use super::{api, backup, dispatch, gc, prefetch, probes, token, tokens, verify};
 
 /// A path of its own on the main address. The distribution API is not among them: it has the name in the middle of its
 /// paths, and a key may stand before `/v2`, so it is the fallback, and one pure function reads those paths
@@ -31,6 +31,7 @@ pub enum Endpoint {
     Prefetch,
     Gc,
     Verify,
+    Backup,
     Tokens,
     Token,
 }
@@ -52,6 +53,7 @@ impl Endpoint {
         Self::Prefetch,
         Self::Gc,
         Self::Verify,
+        Self::Backup,
         Self::Tokens,
         Self::Token,
     ];
@@ -73,6 +75,7 @@ impl Endpoint {
             Self::Prefetch => "/api/v1/prefetch",
             Self::Gc => "/api/v1/gc",
             Self::Verify => "/api/v1/verify",
+            Self::Backup => "/api/v1/backup",
             Self::Tokens => "/api/v1/tokens",
             Self::Token => "/api/v1/tokens/{id}",
         }
@@ -88,7 +91,13 @@ impl Endpoint {
             | Self::Metrics
             | Self::Description
             | Self::TagHistory => &["GET"],
-            Self::PinTag | Self::UnpinTag | Self::RollBackTag | Self::Prefetch | Self::Gc | Self::Verify => &["POST"],
+            Self::PinTag
+            | Self::UnpinTag
+            | Self::RollBackTag
+            | Self::Prefetch
+            | Self::Gc
+            | Self::Verify
+            | Self::Backup => &["POST"],
             Self::Mint | Self::Tokens => &["GET", "POST"],
             Self::Token => &["DELETE"],
         }
@@ -109,6 +118,7 @@ impl Endpoint {
             Self::Prefetch => post(prefetch::prefetch),
             Self::Gc => post(gc::reclaim),
             Self::Verify => post(verify::verify),
+            Self::Backup => post(backup::back_up),
             Self::Tokens => get(tokens::list).post(tokens::create),
             Self::Token => delete(tokens::revoke),
         };

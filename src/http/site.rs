@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -43,6 +44,8 @@ pub struct Site {
     pub grace: Duration,
     /// What each repository promises of what its manifests need.
     pub keeps: HashMap<RepositoryKey, Keeps>,
+    /// Below which directory backups are made.
+    pub backups: Option<PathBuf>,
     /// Whether `/metrics` is answered on an address of its own instead of here.
     pub metrics_elsewhere: bool,
 }

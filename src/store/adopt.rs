@@ -5,13 +5,14 @@
 //! so a manifest is always copied.
 
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::blobs::Blobs;
 use super::disk::{Disk, Scrap, is_absence};
-use super::error::Error;
+use super::error::{Error, FinishError};
 use super::growing::hash_file;
 use super::spool::SpoolFile;
 use crate::oci::Digest;
@@ -64,7 +65,7 @@ impl Blobs {
         {
             return Ok(linked);
         }
-        copy(&self.disk, source, digest, |verified| self.publish(verified))
+        copy_from(&self.disk, source, digest, |verified| self.publish(verified))
     }
 
     /// None where there cannot be two names for one file.
@@ -82,7 +83,7 @@ impl Blobs {
         };
         let (size, actual) = match read() {
             Ok(read) => read,
-            Err::<_, std::io::Error>(error) => return Ok(Some(Adopted::Refused(error.to_string()))),
+            Err::<_, io::Error>(error) => return Ok(Some(Adopted::Refused(error.to_string()))),
         };
         if actual != *digest {
             return Ok(Some(wrong(&actual)));
@@ -96,32 +97,41 @@ fn wrong(actual: &Digest) -> Adopted {
     Adopted::Refused(format!("its bytes have the digest {actual}"))
 }
 
-/// Copies a file whose bytes have this digest.
+/// Copies an open file whose bytes have this digest.
 pub(super) fn copy(
     disk: &Arc<Disk>,
-    source: &Path,
+    source: &File,
     digest: &Digest,
     publish: impl FnOnce(super::VerifiedFile) -> Result<(), Error>,
 ) -> Result<Adopted, Error> {
-    let mut file = match File::open(source) {
-        Ok(file) => file,
-        Err(error) if is_absence(&error) => return Ok(Adopted::Absent),
-        Err(error) => return Ok(Adopted::Refused(error.to_string())),
-    };
     let mut copy = SpoolFile::create(disk, digest.algorithm())?;
     let mut piece = vec![0; PIECE];
     loop {
-        match file.read(&mut piece) {
+        match source.read_at(&mut piece, copy.written()) {
             Ok(0) => break,
-            Ok(read) => copy.write(&piece[..read]).map_err(Error::disk(source))?,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Ok(read) => copy.write(&piece[..read]).map_err(Error::disk(disk.root()))?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Ok(Adopted::Refused(error.to_string())),
         }
     }
     let size = copy.written();
     match copy.finish(digest, None) {
         Ok(verified) => publish(verified).map(|()| Adopted::Copied(size)),
-        Err(Error::Mismatch(super::FinishError::Digest { actual, .. })) => Ok(wrong(&actual)),
+        Err(Error::Mismatch(FinishError::Digest { actual, .. })) => Ok(wrong(&actual)),
         Err(error) => Err(error),
+    }
+}
+
+/// The same by its name.
+pub(super) fn copy_from(
+    disk: &Arc<Disk>,
+    source: &Path,
+    digest: &Digest,
+    publish: impl FnOnce(super::VerifiedFile) -> Result<(), Error>,
+) -> Result<Adopted, Error> {
+    match File::open(source) {
+        Ok(file) => copy(disk, &file, digest, publish),
+        Err(error) if is_absence(&error) => Ok(Adopted::Absent),
+        Err(error) => Ok(Adopted::Refused(error.to_string())),
     }
 }

@@ -11,6 +11,28 @@ use super::layout::Layout;
 /// The version of the tree. A change that an older version would misread makes it one more.
 const FORMAT: u32 = 1;
 
+/// In place of the version, while a backup is being copied.
+pub(super) const RESTORING: &str = "being restored\n";
+
+/// What says of which version a tree is.
+pub(super) fn stamp() -> String {
+    format!("{FORMAT}\n")
+}
+
+/// Refuses a tree that we would misread.
+pub(super) fn check_format(layout: &Layout) -> Result<(), Error> {
+    read_format(layout).map(drop)
+}
+
+/// Whether a restore into it was not finished.
+pub(super) fn is_being_restored(layout: &Layout) -> Result<bool, Error> {
+    match read_format(layout) {
+        Err(Error::Unfinished { .. }) => Ok(true),
+        Err(error) => Err(error),
+        Ok(_) => Ok(false),
+    }
+}
+
 /// Takes the store for this process, and makes the directories that everything else relies on. The lock is held as long
 /// as the file is open: a process that is killed lets go of it.
 pub(super) fn claim(layout: &Layout, disk: &Disk) -> Result<File, Error> {
@@ -30,13 +52,13 @@ pub(super) fn claim(layout: &Layout, disk: &Disk) -> Result<File, Error> {
     }
     one_filesystem(&parts)?;
     if !known {
-        disk.write(&layout.format(), format!("{FORMAT}\n").as_bytes())?;
+        disk.write(&layout.format(), stamp().as_bytes())?;
     }
     Ok(lock)
 }
 
 /// Makes the directory of the store, durably like all that comes to lie in it.
-fn make_root(root: &Path) -> Result<(), Error> {
+pub(super) fn make_root(root: &Path) -> Result<(), Error> {
     let missing: Vec<&Path> = root.ancestors().take_while(|above| !above.is_dir()).collect();
     fs::create_dir_all(root).map_err(Error::disk(root))?;
     for parent in missing.into_iter().filter_map(Path::parent) {
@@ -62,6 +84,11 @@ fn read_format(layout: &Layout) -> Result<bool, Error> {
     if text.trim().is_empty() {
         return Ok(false);
     }
+    if text == RESTORING {
+        return Err(Error::Unfinished {
+            path: layout.root().to_owned(),
+        });
+    }
     match text.trim().parse::<u32>() {
         Ok(format) if format <= FORMAT => Ok(true),
         _ => Err(Error::NewerFormat {
@@ -72,7 +99,7 @@ fn read_format(layout: &Layout) -> Result<bool, Error> {
     }
 }
 
-fn lock(path: &Path, root: &Path) -> Result<File, Error> {
+pub(super) fn lock(path: &Path, root: &Path) -> Result<File, Error> {
     let file = File::options()
         .read(true)
         .write(true)

@@ -59,6 +59,10 @@ impl Disk {
         Self::new(layout, &Arc::new(Metrics::new().unwrap()))
     }
 
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Refuses to write to a disk that has lost what it was to keep.
     pub(super) fn check(&self) -> Result<(), Error> {
         if self.failures.load(Ordering::Acquire) < FAILURES {

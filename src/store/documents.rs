@@ -4,8 +4,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use super::disk::{is_absence, read_small};
+use super::disk::{Disk, is_absence, read_small};
 use super::error::Error;
+use super::layout::Layout;
 use super::{Store, blocking};
 
 /// What there is.
@@ -41,21 +42,21 @@ impl Store {
     /// Writes a document in place of the one before.
     pub async fn write_document(&self, which: Document, contents: Vec<u8>) -> Result<(), Error> {
         let inner = std::sync::Arc::clone(&self.inner);
-        blocking(move || {
-            let directory = inner.records.layout.documents();
-            match fs::symlink_metadata(&directory) {
-                Ok(_) => {}
-                Err(error) if is_absence(&error) => {
-                    inner.disk.make_directories(&[&directory])?;
-                    let owner_only = fs::Permissions::from_mode(0o700);
-                    fs::set_permissions(&directory, owner_only).map_err(Error::disk(&directory))?;
-                }
-                Err(error) => return Err(Error::disk(&directory)(error)),
-            }
-            inner
-                .disk
-                .write_private(&inner.records.layout.document(which), &contents)
-        })
-        .await
+        blocking(move || write(&inner.records.layout, &inner.disk, which, &contents)).await
     }
+}
+
+/// Writes a document, in a directory that nobody else can look into.
+pub(super) fn write(layout: &Layout, disk: &Disk, which: Document, contents: &[u8]) -> Result<(), Error> {
+    let directory = layout.documents();
+    match fs::symlink_metadata(&directory) {
+        Ok(_) => {}
+        Err(error) if is_absence(&error) => {
+            disk.make_directories(&[&directory])?;
+            let owner_only = fs::Permissions::from_mode(0o700);
+            fs::set_permissions(&directory, owner_only).map_err(Error::disk(&directory))?;
+        }
+        Err(error) => return Err(Error::disk(&directory)(error)),
+    }
+    disk.write_private(&layout.document(which), contents)
 }

@@ -24,6 +24,18 @@ pub enum Error {
         /// What we know.
         known: u32,
     },
+    /// A backup was to be restored to it, and only part of it is there.
+    #[error("a backup was not restored to {path} to the end: run `entrepot restore` again")]
+    Unfinished {
+        /// The store.
+        path: PathBuf,
+    },
+    /// A backup was to be restored to where something is.
+    #[error("{path} is not empty: a backup is restored to where nothing is")]
+    NotEmpty {
+        /// The store.
+        path: PathBuf,
+    },
     /// Parts of the store are on different filesystems, where nothing can be moved into place in one step.
     #[error("{first} and {second} are on different filesystems: a store must be on one")]
     Filesystems {

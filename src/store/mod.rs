@@ -8,6 +8,7 @@
 //! what makes a write durable is in `disk`.
 
 mod adopt;
+mod backup;
 mod blobs;
 mod claim;
 mod disk;
@@ -46,6 +47,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+pub use backup::{BackedUp, Restored};
 pub use blobs::BlobFile;
 pub use documents::Document;
 pub use error::{Error, FinishError};

@@ -380,7 +380,7 @@ fn endpoint(endpoint: Endpoint, who: Who) -> &'static [u16] {
         Endpoint::TagHistory => &[400],
         Endpoint::Tokens => if user == "admin" { &[200, 415] } else { refused },
         Endpoint::Token => if user == "admin" { &[404] } else { refused },
-        Endpoint::PinTag | Endpoint::UnpinTag | Endpoint::RollBackTag | Endpoint::Prefetch | Endpoint::Gc | Endpoint::Verify => {
+        Endpoint::PinTag | Endpoint::UnpinTag | Endpoint::RollBackTag | Endpoint::Prefetch | Endpoint::Gc | Endpoint::Verify | Endpoint::Backup => {
             if user == "admin" { &[415] } else { refused }
         }
     }

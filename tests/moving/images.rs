@@ -12,6 +12,11 @@ pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.ma
 const EVERY: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
                      application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
 
+/// Whether the full size was asked for, and not that of the gate.
+pub(crate) fn is_full() -> bool {
+    std::env::var("ENTREPOT_TESTS").is_ok_and(|size| size == "full")
+}
+
 /// The manifest of an image of one layer.
 fn image_text(content: &[u8]) -> String {
     image_manifest((&sha256(b"{}"), 2), &[(&sha256(content), content.len())], "")
@@ -84,6 +89,28 @@ impl Spoken {
         self.push_blob(name, content).await;
         self.push_blob(name, b"{}").await;
         self.push_manifest(name, tag, OCI_MANIFEST, &image_text(content)).await
+    }
+
+    /// The same, again and again if what it needs is taken for garbage meanwhile, as a client would.
+    pub(crate) async fn push_until_taken(&self, name: &str, tag: &str, content: &[u8]) -> Digest {
+        let text = image_text(content);
+        for _ in 0..100 {
+            self.push_blob(name, content).await;
+            self.push_blob(name, b"{}").await;
+            let put = self.client.put(format!("{}/manifests/{tag}", self.path(name)));
+            let put = put.header("content-type", OCI_MANIFEST).body(text.clone());
+            let answer = put.send().await.expect("an answer");
+            if answer.status() == StatusCode::CREATED {
+                return sha256(text.as_bytes());
+            }
+            let refused = expect(answer, StatusCode::BAD_REQUEST)
+                .await
+                .text()
+                .await
+                .expect("text");
+            assert!(refused.contains("MANIFEST_BLOB_UNKNOWN"), "{refused}");
+        }
+        panic!("{name}:{tag} is never taken");
     }
 
     /// Names that nest, an index, a signature, a referrer, a manifest of Docker's type, one that only has a digest, and one
@@ -166,6 +193,29 @@ impl Spoken {
             }
         }
         answers
+    }
+
+    pub(crate) async fn delete(&self, name: &str, reference: &str) {
+        let delete = self.client.delete(format!("{}/manifests/{reference}", self.path(name)));
+        let status = delete.send().await.expect("an answer").status();
+        // Somebody else may have been first.
+        assert!(
+            matches!(status, StatusCode::ACCEPTED | StatusCode::NOT_FOUND),
+            "{status}"
+        );
+    }
+
+    /// The manifest of a tag and all that it names, whole.
+    pub(crate) async fn image(&self, name: &str, tag: &str) -> Vec<Vec<u8>> {
+        let (_, manifest) = self.manifest(name, tag).await;
+        let document: Value = serde_json::from_slice(&manifest).expect("JSON");
+        let mut all = vec![manifest];
+        for blob in listed(&document["layers"]).chain(document["config"].get("digest").map(text)) {
+            let bytes = self.blob(name, &blob).await;
+            assert_eq!(sha256(&bytes).to_string(), blob, "{name}:{tag}");
+            all.push(bytes);
+        }
+        all
     }
 
     async fn manifest(&self, name: &str, reference: &str) -> (String, Vec<u8>) {

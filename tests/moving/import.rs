@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::binary::{Registry, entrepot, sha256, temporary};
 use crate::distribution::Distribution;
-use crate::images::{Answers, Spoken, referrer};
+use crate::images::{Answers, Spoken, is_full, referrer};
 
 const NAMES: [&str; 4] = ["alpine", "team/app", "team/app/sub/deep_er--er", "team/multi"];
 const CONFIGURATION: &str =
@@ -226,11 +226,7 @@ async fn wherever_it_is_killed_nothing_is_half_there_and_it_goes_on() {
     let began = std::time::Instant::now();
     done(&import(&whole, &theirs, &[]));
     let takes = began.elapsed();
-    let kills = if std::env::var("ENTREPOT_TESTS").is_ok_and(|size| size == "full") {
-        100
-    } else {
-        8
-    };
+    let kills = if is_full() { 100 } else { 8 };
     let ours = here();
     for kill in 0..kills {
         // From the beginning and, every other time, on from where the last one was.

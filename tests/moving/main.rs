@@ -7,6 +7,7 @@
     reason = "a test that meets the unexpected should stop there"
 )]
 
+mod backup;
 #[path = "../registry/support.rs"]
 #[allow(dead_code, reason = "not every test crate asks for everything")]
 mod binary;
