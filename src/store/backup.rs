@@ -59,19 +59,19 @@ impl Store {
     pub async fn back_up(&self, directory: PathBuf) -> Result<BackedUp, Error> {
         let inner = Arc::clone(&self.inner);
         blocking(move || {
-            let shelf = Shelf::open(&directory)?;
-            let layout = Layout::new(&shelf.unfinished());
+            let backups = Shelf::open(&directory)?;
+            let layout = Layout::new(&backups.unfinished());
             let made = Backup {
                 inner: &inner,
-                earlier: shelf.latest()?.map(|path| Layout::new(&path)),
+                earlier: backups.latest()?.map(|path| Layout::new(&path)),
                 copy: copy_in(&layout)?,
                 here: HashSet::new(),
                 done: BackedUp::default(),
             }
-            .make(&shelf);
+            .make(&backups);
             // It would be in the way of those who push, if it is on the same disk.
             if made.as_ref().is_err_and(Error::is_full) {
-                shelf.give_up();
+                backups.give_up();
             }
             made
         })
@@ -118,10 +118,10 @@ struct Backup<'a> {
 }
 
 impl Backup<'_> {
-    fn make(mut self, shelf: &Shelf) -> Result<BackedUp, Error> {
+    fn make(mut self, backups: &Shelf) -> Result<BackedUp, Error> {
         self.bring_ahead()?;
         self.take()?;
-        self.finish(shelf)
+        self.finish(backups)
     }
 
     /// Brings what an image has now. It may all have changed when the records are taken, but most of it will not.
@@ -215,7 +215,7 @@ impl Backup<'_> {
         })
     }
 
-    fn finish(mut self, shelf: &Shelf) -> Result<BackedUp, Error> {
+    fn finish(mut self, backups: &Shelf) -> Result<BackedUp, Error> {
         let layout = &self.copy.layout;
         // What an earlier run brought that did not come to its end.
         for digest in shelf::blobs(layout)? {
@@ -227,7 +227,7 @@ impl Backup<'_> {
         self.copy.disk.write(&layout.format(), claim::stamp().as_bytes())?;
         fs::remove_dir_all(layout.spool()).map_err(Error::disk(layout.root()))?;
         sync_all(layout.root())?;
-        self.done.directory = shelf.keep()?;
+        self.done.directory = backups.keep()?;
         Ok(self.done)
     }
 }
