@@ -72,7 +72,7 @@ impl Caller {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d07_nobody_notices_that_room_is_given_back() {
-    let (requests, passes) = if is_full() { FULL } else { GATE };
+    let (requests, enough) = if is_full() { FULL } else { GATE };
     let mut dice = Dice::new(seed("D7"));
     let world = World::new().await;
     world.publish(&mut dice, 20);
@@ -83,8 +83,8 @@ async fn d07_nobody_notices_that_room_is_given_back() {
     sign(&world, &door, &mut dice, &mut clients);
     let done = async {
         loop {
-            let passed = metric(&registry, "entrepot_gc_runs_total{result=\"success\"}").await;
-            if world.requests() >= requests && passed >= passes {
+            let passes = metric(&registry, "entrepot_gc_runs_total{result=\"success\"}").await;
+            if world.requests() >= requests && passes >= enough {
                 return world.end_after(0);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
