@@ -11,6 +11,7 @@ mod credentials;
 mod gc;
 mod import;
 mod passwd;
+mod stopped;
 mod token;
 mod verify;
 
@@ -18,19 +19,16 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
 use api::TagCommand;
 
-use crate::app::{self, App, Signals, Source};
+use crate::app::{App, Signals, Source};
 use crate::config::{self, Config, Environment, Loaded, Problem, RepositoryConfig};
 use crate::http::healthcheck;
-use crate::store::Store;
-use crate::telemetry::{Metrics, logs};
+use crate::telemetry::logs;
 
 /// What a configuration is called. Only `check` looks for it by itself: a server does what it is told, or what is
 /// built in, and not what happens to lie where it was started.
@@ -271,11 +269,11 @@ pub fn run() -> ExitCode {
         }
         Some(Command::Reindex(file)) => reindex(&file.or(cli.file)),
         Some(Command::Gc { dry_run, file, server }) => match file.or(cli.file) {
-            file if file.config.is_some() && server.server.is_none() => gc::stopped(&file, dry_run, server.json),
+            file if file.config.is_some() && server.server.is_none() => gc::of_stopped(&file, dry_run, server.json),
             _ => gc::running(&server.url(), dry_run, server.json),
         },
         Some(Command::Verify { repair, file, server }) => match file.or(cli.file) {
-            file if file.config.is_some() && server.server.is_none() => verify::stopped(&file, repair, server.json),
+            file if file.config.is_some() && server.server.is_none() => verify::of_stopped(&file, repair, server.json),
             _ => verify::running(&server.url(), repair, server.json),
         },
         Some(Command::Backup {
@@ -284,7 +282,7 @@ pub fn run() -> ExitCode {
             server,
         }) => match file.or(cli.file) {
             file if file.config.is_some() && server.server.is_none() => {
-                backup::stopped(&file, directory.as_deref(), server.json)
+                backup::of_stopped(&file, directory.as_deref(), server.json)
             }
             _ => backup::running(&server.url(), directory.as_deref(), server.json),
         },
@@ -428,12 +426,7 @@ fn reindex(file: &File) -> ExitCode {
     };
     logs::start();
     block_on(async move {
-        let metrics = Arc::new(Metrics::new()?);
-        let options = app::store_options(&loaded.config);
-        let path = options.path.display().to_string();
-        let store = Store::open(options, metrics)
-            .await
-            .with_context(|| format!("the store at {path} cannot be opened"))?;
+        let store = stopped::open(&loaded.config, stopped::OR_STOP).await?;
         let counts = store.reindex().await?;
         store.close().await;
         println!(
@@ -553,6 +546,8 @@ fn welcome(config: &Config, addresses: &[SocketAddr]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::Context as _;
+
     use super::*;
 
     #[test]

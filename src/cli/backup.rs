@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::{File, api, block_on, import, load};
+use super::{File, api, block_on, load, stopped};
 use crate::app;
 use crate::store::{BackedUp, Store};
 use crate::telemetry::{Metrics, logs};
@@ -25,7 +25,7 @@ pub(super) fn running(server: &str, directory: Option<&Path>, as_json: bool) -> 
 }
 
 /// Of a store that no server has open.
-pub(super) fn stopped(file: &File, directory: Option<&Path>, as_json: bool) -> ExitCode {
+pub(super) fn of_stopped(file: &File, directory: Option<&Path>, as_json: bool) -> ExitCode {
     let loaded = match load(&file.source()) {
         Ok(loaded) => loaded,
         Err(code) => return code,
@@ -36,7 +36,7 @@ pub(super) fn stopped(file: &File, directory: Option<&Path>, as_json: bool) -> E
     };
     logs::start();
     block_on(async {
-        let store = import::open(&loaded.config).await?;
+        let store = stopped::open(&loaded.config, stopped::OR_ASK).await?;
         let done = store.back_up(directory.to_owned()).await;
         store.close().await;
         tell(&done?, as_json)

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::{File, api, block_on, load};
+use super::{File, api, block_on, load, stopped};
 use crate::app;
 use crate::config::{Config, RepositoryConfig};
-use crate::store::{Error, LocalRules, Reclaimed, Reclaiming, Store};
+use crate::store::{LocalRules, Reclaimed, Reclaiming, Store};
 use crate::telemetry::{Metrics, logs};
 
 /// By a running server.
@@ -25,26 +25,19 @@ pub(super) fn running(server: &str, dry_run: bool, as_json: bool) -> ExitCode {
 }
 
 /// On a store that no server has open.
-pub(super) fn stopped(file: &File, dry_run: bool, as_json: bool) -> ExitCode {
+pub(super) fn of_stopped(file: &File, dry_run: bool, as_json: bool) -> ExitCode {
     let loaded = match load(&file.source()) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
     logs::start();
     block_on(async move {
-        let metrics = Arc::new(Metrics::new()?);
-        let options = app::store_options(&loaded.config);
         let what = what(&loaded.config);
         let done = if dry_run {
-            Store::foresee(&options, what, metrics).await?
+            let metrics = Arc::new(Metrics::new()?);
+            Store::foresee(&app::store_options(&loaded.config), what, metrics).await?
         } else {
-            let path = options.path.display().to_string();
-            let store = match Store::open(options, metrics).await {
-                Err(error @ Error::Locked { .. }) => {
-                    anyhow::bail!("{error}; to ask a server that runs, leave `-c` away or name it: `--server URL`")
-                }
-                opened => opened.with_context(|| format!("the store at {path} cannot be opened"))?,
-            };
+            let store = stopped::open(&loaded.config, stopped::OR_ASK).await?;
             let done = store.reclaim(what).await;
             store.close().await;
             done?

@@ -2,15 +2,11 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use anyhow::Context as _;
-
-use super::{File, block_on, load};
-use crate::app;
+use super::{File, block_on, load, stopped};
 use crate::config::{Config, RepositoryConfig};
-use crate::store::{Error, Imported, Importing, Store};
-use crate::telemetry::{Metrics, logs};
+use crate::store::{Imported, Importing};
+use crate::telemetry::logs;
 
 /// A directory of `registry:2`, into a store that no server has open.
 pub(super) fn directory(file: &File, from: &Path, into: &str, replace_tags: bool, as_json: bool) -> ExitCode {
@@ -29,7 +25,7 @@ pub(super) fn directory(file: &File, from: &Path, into: &str, replace_tags: bool
     what.replace_tags = replace_tags;
     logs::start();
     block_on(async move {
-        let store = open(&loaded.config).await?;
+        let store = stopped::open(&loaded.config, stopped::OR_STOP).await?;
         let done = store.import(what).await;
         store.close().await;
         let done = done?;
@@ -40,16 +36,6 @@ pub(super) fn directory(file: &File, from: &Path, into: &str, replace_tags: bool
             many => anyhow::bail!("{many} things were not taken over"),
         }
     })
-}
-
-/// The store of a configuration, for us alone.
-pub(super) async fn open(config: &Config) -> anyhow::Result<Store> {
-    let options = app::store_options(config);
-    let path = options.path.display().to_string();
-    match Store::open(options, Arc::new(Metrics::new()?)).await {
-        Err(error @ Error::Locked { .. }) => anyhow::bail!("{error}; stop the server first"),
-        opened => opened.with_context(|| format!("the store at {path} cannot be opened")),
-    }
 }
 
 /// Where it goes, by the rules of that repository.

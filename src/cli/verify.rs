@@ -7,10 +7,10 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::api::Failure;
-use super::{File, api, block_on, load};
+use super::{File, api, block_on, load, stopped};
 use crate::app;
 use crate::config::Config;
-use crate::store::{Error, Outcome, Repair, Store, Verified, Verifying};
+use crate::store::{Outcome, Repair, Store, Verified, Verifying};
 use crate::telemetry::{Metrics, logs};
 
 /// By a running server.
@@ -27,7 +27,7 @@ pub(super) fn running(server: &str, repair: bool, as_json: bool) -> ExitCode {
 }
 
 /// Of a store that no server has open.
-pub(super) fn stopped(file: &File, repair: bool, as_json: bool) -> ExitCode {
+pub(super) fn of_stopped(file: &File, repair: bool, as_json: bool) -> ExitCode {
     let loaded = match load(&file.source()) {
         Ok(loaded) => loaded,
         Err(code) => return code,
@@ -41,23 +41,16 @@ pub(super) fn stopped(file: &File, repair: bool, as_json: bool) -> ExitCode {
 }
 
 async fn look(config: &Config, repair: bool) -> anyhow::Result<Verified> {
-    let metrics = Arc::new(Metrics::new()?);
-    let options = app::store_options(config);
     let what = Verifying {
         repositories: app::keeps(config),
         repair: if repair { Repair::All } else { Repair::Nothing },
         rate: None,
     };
     if !repair {
-        return Ok(Store::examine(&options, what, metrics).await?);
+        let metrics = Arc::new(Metrics::new()?);
+        return Ok(Store::examine(&app::store_options(config), what, metrics).await?);
     }
-    let path = options.path.display().to_string();
-    let store = match Store::open(options, metrics).await {
-        Err(error @ Error::Locked { .. }) => {
-            anyhow::bail!("{error}; to ask a server that runs, leave `-c` away or name it: `--server URL`")
-        }
-        opened => opened.with_context(|| format!("the store at {path} cannot be opened"))?,
-    };
+    let store = stopped::open(config, stopped::OR_ASK).await?;
     let done = store.verify(what).await;
     store.close().await;
     Ok(done?)

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::header;
@@ -17,6 +17,7 @@ use super::origin::{Origin, Proxies};
 use super::pulse::Pulse;
 use super::serve::Peer;
 use crate::access::{Access, Robots};
+use crate::clock;
 use crate::config::Limits;
 use crate::oci::RepositoryKey;
 use crate::repository::Repositories;
@@ -127,7 +128,7 @@ impl Front {
                 reference: Some(name),
                 ..Entry::of_system("expire", Outcome::Allowed, None)
             };
-            site.audit.tell(entry, SystemTime::now());
+            site.audit.tell(entry, clock::told(clock::now()));
         }
         Ok(done)
     }

@@ -27,7 +27,9 @@ fn needed(trace: &Trace, registry: &str) -> Vec<usize> {
         .collect();
     let is_needed = |call: &Call| {
         let file = call.file().unwrap_or_default();
-        let is_moved = moved.get(file).is_some_and(|to| to.starts_with(registry));
+        // What a tag has meant is written durably too, and promised to nobody.
+        let is_promised = |to: &String| to.starts_with(registry) && (to.ends_with("/link") || to.ends_with("/data"));
+        let is_moved = moved.get(file).is_some_and(is_promised);
         let of_current = file.starts_with(registry) && file.ends_with("/current");
         let of_blob = file
             .strip_prefix(registry)
