@@ -35,6 +35,7 @@ use super::records::Records;
 use super::{Error, Image, Inner, Options, Store, blocking, trash};
 use crate::clock;
 use crate::config::{LocalConfig, RetentionRule};
+use crate::mishap;
 use crate::oci::{Digest, Pattern, RepositoryKey};
 use crate::telemetry::Metrics;
 use sightings::{Sightings, Thing};
@@ -308,6 +309,8 @@ impl Pass<'_> {
         // A manifest that is gone to be seen, and may come back after a crash, needs its blobs.
         self.inner.disk.settle(&self.inner.blobs.layout.image(place))?;
         let _alone = self.inner.blobs.guards.exclude(digest);
+        // With every lock held that a pass ever holds.
+        mishap::at("gc");
         if !self.is_given_up(digest) {
             return Ok(false);
         }

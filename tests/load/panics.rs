@@ -24,7 +24,7 @@ impl Prone {
     async fn start() -> Self {
         let (directory, upstream) = (temporary(), Server::start().await);
         let configuration = format!(
-            "server: {{ listen: '127.0.0.1:0', limits: {{ connections: {PLACES} }} }}\nstorage: {{ path: data }}\nrepositories:\n  \
+            "server: {{ listen: '127.0.0.1:0', limits: {{ connections: {PLACES} }} }}\nstorage: {{ path: data, gc: {{ every: forever, grace: 1ms }} }}\nrepositories:\n  \
              docker: {{ type: local }}\n  cache: {{ type: remote, url: '{}', insecure: true }}\n",
             upstream.url()
         );
@@ -184,4 +184,28 @@ async fn a10_a_panic_in_the_index_costs_the_index_and_nothing_else() {
     assert_eq!(listed(&registry).await, serde_json::json!(tags));
     assert!(registry.log().contains("index"), "{}", registry.log());
     assert!(registry.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a10_a_panic_in_a_collection_gives_back_its_locks() {
+    let prone = Prone::start().await;
+    let left = prone.registry.push_blob("/v2/docker/a", b"left behind").await;
+    let collect = async || {
+        let request = prone.registry.post("/api/v1/gc");
+        request.json(&serde_json::json!({})).send().await.expect("an answer")
+    };
+    expect(collect().await, StatusCode::OK).await;
+    prone.panic_in("gc");
+    for _ in 0..TIMES {
+        expect(collect().await, StatusCode::INTERNAL_SERVER_ERROR).await;
+    }
+    prone.is_well_again("gc").await;
+    // The image's turn, the blob's lock, and the right to remove are free: each is needed for one of these.
+    let path = format!("/v2/docker/a/blobs/{left}");
+    prone.registry.push_image("/v2/docker/a", "v1", b"layer").await;
+    expect(collect().await, StatusCode::OK).await;
+    expect(prone.get(&path).await.expect("an answer"), StatusCode::NOT_FOUND).await;
+    prone.registry.push_blob("/v2/docker/a", b"left behind").await;
+    assert!(prone.has_whole(&path).await);
+    assert!(prone.registry.stop().success());
 }

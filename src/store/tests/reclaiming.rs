@@ -206,6 +206,45 @@ async fn what_remotes_keep_and_who_reads_are_left_alone() {
     assert!(!bytes_are_here(&store, &read_by).await);
 }
 
+/// A manifest that is long in writing: passes condemn its blobs, and read the tree, while it is not there yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_manifest_needs_stays_while_it_is_being_written() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(&root).await;
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let passing = tokio::spawn({
+        let (store, done) = (store.clone(), Arc::clone(&done));
+        async move {
+            while !done.load(std::sync::atomic::Ordering::Acquire) {
+                pass(&store).await;
+            }
+        }
+    });
+    let tags: Vec<Tag> = (0..100).map(|number| format!("t{number}").parse().unwrap()).collect();
+    for round in 0..4_u8 {
+        let app = image(&store, &format!("app{round}"));
+        let bytes = [round; 50];
+        let digest = Digest::of(Algorithm::Sha256, &bytes);
+        let (document, contents) = over(&digest, bytes.len());
+        loop {
+            push(&app, &bytes).await;
+            match app.put_manifest(&document, &contents, &tags, needing(&digest)).await {
+                Ok(()) => break,
+                Err(Error::NoSuchBlob(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        // Three more passes would have taken what they had condemned.
+        for _ in 0..3 {
+            pass(&store).await;
+        }
+        let blob = app.blob(&digest).await.unwrap();
+        assert_eq!(read(&blob.expect("the manifest needs it")), bytes);
+    }
+    done.store(true, std::sync::atomic::Ordering::Release);
+    passing.await.unwrap();
+}
+
 /// Pushes while passes without any grace run all the time: a push may be told to send a blob again, and is then never
 /// lied to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
