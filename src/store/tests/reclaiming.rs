@@ -211,11 +211,11 @@ async fn what_remotes_keep_and_who_reads_are_left_alone() {
 async fn what_a_manifest_needs_stays_while_it_is_being_written() {
     let root = tempfile::tempdir().unwrap();
     let store = open(&root).await;
-    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let done = Arc::new(AtomicBool::new(false));
     let passing = tokio::spawn({
         let (store, done) = (store.clone(), Arc::clone(&done));
         async move {
-            while !done.load(std::sync::atomic::Ordering::Acquire) {
+            while !done.load(Ordering::Acquire) {
                 pass(&store).await;
             }
         }
@@ -241,7 +241,7 @@ async fn what_a_manifest_needs_stays_while_it_is_being_written() {
         let blob = app.blob(&digest).await.unwrap();
         assert_eq!(read(&blob.expect("the manifest needs it")), bytes);
     }
-    done.store(true, std::sync::atomic::Ordering::Release);
+    done.store(true, Ordering::Release);
     passing.await.unwrap();
 }
 
