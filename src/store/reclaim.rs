@@ -6,7 +6,7 @@
 //! `grace`, and nobody has been told meanwhile that they are here: by an upload, a HEAD, a mount, or a manifest. Remotes
 //! decide for themselves what they keep ([`super::keep`]), but for orphans.
 //!
-//! First goes what the rules of the repositories say ([`retention`]): tags, and manifests without one. Then a pass, in this order:
+//! A pass, in this order:
 //!
 //! 1. What may go is condemned ([`super::guards`]): whoever links it or is told that it is here leaves a mark from now on.
 //! 2. The whole tree is looked at ([`survey`]). The index is not asked.
@@ -14,6 +14,8 @@
 //! 4. Bytes that no link is left to go to the trash, under the same lock, unless somebody is reading them. A manifest that
 //!    needs them after all takes them back ([`super::trash`]).
 //! 5. What has been in the trash for `grace` goes for good.
+//! 6. Tags, and manifests without one, go as the rules of the repositories say ([`retention`]); what only they needed is seen by the
+//!    next pass.
 //!
 //! Whenever that ends in between, nothing that is there speaks of something that is not.
 
@@ -191,10 +193,9 @@ impl Inner {
 
     fn reclaim(self: &Arc<Self>, what: &Reclaiming) -> Result<Reclaimed, Error> {
         let _passing = self.reclaim.passing.lock().unwrap_or_else(PoisonError::into_inner);
-        let expired = self.expire(what, false)?;
         let digests: HashSet<Digest> = self.ripe(what.grace).iter().map(Thing::digest).cloned().collect();
         let digests: Vec<Digest> = digests.into_iter().collect();
-        let _alone = self.keep.one_at_a_time();
+        let alone = self.keep.one_at_a_time();
         let condemned = self.blobs.guards.condemn(None, &digests);
         // Again: whoever was promised one of them before that has left no mark, but it is ripe no more.
         let mut ripe = self.ripe(what.grace);
@@ -203,10 +204,7 @@ impl Inner {
             inner: self,
             condemned,
             survey: Survey::of(&self.records, &what.keys())?,
-            done: Reclaimed {
-                expired,
-                ..Reclaimed::default()
-            },
+            done: Reclaimed::default(),
         };
         for thing in &ripe {
             pass.let_go(thing)?;
@@ -221,6 +219,11 @@ impl Inner {
         self.reclaim.follow(&survey);
         done.wait(&survey);
         self.space.forget();
+        // At last: where the tree cannot be told and a pass fails, nothing goes by rule either, and nothing goes unnoticed.
+        drop(alone);
+        for local in &what.local {
+            done.expired.extend(retention::expire(self, local)?);
+        }
         for name in &done.expired {
             tracing::info!(name, "removed, as a rule of `retention` says");
         }
@@ -246,21 +249,10 @@ impl Inner {
     }
 
     /// The same without touching anything.
-    fn would_reclaim(self: &Arc<Self>, what: &Reclaiming) -> Result<Reclaimed, Error> {
-        let survey = Survey::of(&self.records, &what.keys())?;
+    fn would_reclaim(&self, what: &Reclaiming) -> Result<Reclaimed, Error> {
+        // The lock is given back before the tree is read: every HEAD asks for it.
         let ripe = self.ripe(what.grace);
-        Ok(Reclaimed {
-            expired: self.expire(what, true)?,
-            ..Reclaimed::foreseen(survey, &ripe)
-        })
-    }
-
-    fn expire(self: &Arc<Self>, what: &Reclaiming, dry_run: bool) -> Result<Vec<String>, Error> {
-        let mut expired = Vec::new();
-        for local in &what.local {
-            expired.extend(retention::expire(self, local, dry_run)?);
-        }
-        Ok(expired)
+        Reclaimed::foreseen(&self.records, what, &ripe)
     }
 }
 
@@ -362,8 +354,12 @@ impl Reclaimed {
     }
 
     /// What a pass would do now, if nobody came in between.
-    fn foreseen(mut survey: Survey, ripe: &[Thing]) -> Self {
+    fn foreseen(records: &Records, what: &Reclaiming, ripe: &[Thing]) -> Result<Self, Error> {
+        let mut survey = Survey::of(records, &what.keys())?;
         let mut done = Self::default();
+        for local in &what.local {
+            done.expired.extend(retention::foresee(records, local)?);
+        }
         let mut goes: HashMap<&Digest, u64> = HashMap::new();
         for thing in ripe {
             match thing {
@@ -394,7 +390,7 @@ impl Reclaimed {
             }
         }
         done.wait(&survey);
-        done
+        Ok(done)
     }
 }
 
@@ -417,15 +413,7 @@ impl Store {
             let records = Records::of(&layout, &Arc::new(Disk::new(&layout, &metrics)), &metrics);
             let notes = read_small(&layout.sightings(), LONGEST_NOTES)?.unwrap_or_default();
             let sightings = Sightings::of_notes(&notes, clock::now());
-            let survey = Survey::of(&records, &what.keys())?;
-            let mut expired = Vec::new();
-            for local in &what.local {
-                expired.extend(retention::foresee(&records, local)?);
-            }
-            Ok(Reclaimed {
-                expired,
-                ..Reclaimed::foreseen(survey, &sightings.ripe(what.grace, clock::now()))
-            })
+            Reclaimed::foreseen(&records, &what, &sightings.ripe(what.grace, clock::now()))
         })
         .await
     }

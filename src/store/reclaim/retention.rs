@@ -32,8 +32,8 @@ struct Tagged {
     held: bool,
 }
 
-/// Lets go of what a repository's rules say, or says what would go: `repository/image:tag` and `repository/image@digest`.
-pub(super) fn expire(inner: &Arc<Inner>, local: &LocalRules, dry_run: bool) -> Result<Vec<String>, Error> {
+/// Lets go of what a repository's rules say: `repository/image:tag` and `repository/image@digest`.
+pub(super) fn expire(inner: &Arc<Inner>, local: &LocalRules) -> Result<Vec<String>, Error> {
     let mut expired = Vec::new();
     if local.retention.is_empty() {
         return Ok(expired);
@@ -47,14 +47,13 @@ pub(super) fn expire(inner: &Arc<Inner>, local: &LocalRules, dry_run: bool) -> R
             image: Image::new(Arc::clone(inner), place),
             local,
             now: clock::now(),
-            dry_run,
         };
         expired.extend(expiring.expire()?);
     }
     Ok(expired)
 }
 
-/// What would go of a store that nobody has open.
+/// What would go, with nothing touched.
 pub(super) fn foresee(records: &Records, local: &LocalRules) -> Result<Vec<String>, Error> {
     let mut expired = Vec::new();
     if local.retention.is_empty() {
@@ -87,7 +86,6 @@ struct Expiring<'a> {
     image: Image,
     local: &'a LocalRules,
     now: SystemTime,
-    dry_run: bool,
 }
 
 impl Expiring<'_> {
@@ -98,25 +96,19 @@ impl Expiring<'_> {
         let mut expired = Vec::new();
         let going = going(records, place, self.local, self.now)?;
         for gone in &going {
-            if !self.dry_run {
-                self.remove_tag(&gone.tag)?;
-            }
+            self.remove_tag(&gone.tag)?;
             expired.push(name(place, ':', gone.tag.as_str()));
         }
         let stay = |tag: &Tag| !going.iter().any(|gone| gone.tag == *tag);
         let tagged_again = |note: &Path| {
-            if !self.dry_run {
-                // Should it be there again after a crash, it is removed by the next pass.
-                let _ = fs::remove_file(note);
-            }
+            // Should it be there again after a crash, it is removed by the next pass.
+            let _ = fs::remove_file(note);
         };
         for (digest, since) in untagged(records, place, self.local, &stay, &tagged_again)? {
             if is_over(self.local, since, self.now) {
-                if !self.dry_run {
-                    self.image.delete_manifest_now(&digest)?;
-                }
+                self.image.delete_manifest_now(&digest)?;
                 expired.push(name(place, '@', digest.as_str()));
-            } else if since.is_none() && !self.dry_run {
+            } else if since.is_none() {
                 let now = self.now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
                 records
                     .disk

@@ -71,6 +71,15 @@ async fn the_newest_tags_stay_in_each_image_and_what_is_held_stays_anyway() {
     let expected = ["docker-local/one:dev-2", "docker-local/one:dev-1"];
     assert_eq!(store.would_reclaim(rules.clone()).await.unwrap().expired, expected);
     assert_eq!(tags_of(&one).await.len(), 7, "only told");
+    let odd = root.path().join("docker/registry/v2/repositories/elsewhere");
+    std::os::unix::fs::symlink("/nowhere", &odd).unwrap();
+    assert!(store.reclaim(rules.clone()).await.is_err());
+    assert_eq!(
+        tags_of(&one).await.len(),
+        7,
+        "who is not told what went has lost nothing"
+    );
+    std::fs::remove_file(odd).unwrap();
     assert_eq!(store.reclaim(rules.clone()).await.unwrap().expired, expected);
     assert_eq!(tags_of(&one).await, ["dev-0", "dev-3", "dev-4", "dev-keep", "v1"]);
     assert_eq!(tags_of(&other).await, ["dev-1"]);
