@@ -54,14 +54,12 @@ pub(super) async fn ready(State(front): State<Arc<Front>>) -> Response {
         )
             .into_response();
     }
-    if front.store.is_indexing() {
-        return (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: the index is being rebuilt; what is here is served meanwhile, pushes wait\n",
-        )
-            .into_response();
-    }
     match front.check_writable().await {
+        Ok(()) if front.store.is_indexing() => (
+            StatusCode::OK,
+            "ok; the index is being rebuilt from the disk, and until it is done lists take longer\n",
+        )
+            .into_response(),
         Ok(()) => (StatusCode::OK, "ok\n").into_response(),
         Err(error) if error.is_full() => {
             (StatusCode::OK, format!("ok for pulls; pushes are refused: {error}\n")).into_response()

@@ -196,9 +196,15 @@ impl Image {
 
     /// A link to a blob has gone: if it was the last one in the repository, it is not counted there any more.
     pub(super) fn forget_unowned(&self, digest: &Digest) {
-        let Inner { index, keep, .. } = &*self.inner;
+        let Inner {
+            index, records, keep, ..
+        } = &*self.inner;
         let repository = &self.place.repository;
-        if matches!(index.has_owner_in(repository, digest), Ok(false)) {
+        let has_owner = match index.has_owner_in(repository, digest) {
+            Err(Error::Index(_)) => rebuild::has_owner_in(records, repository, digest),
+            answer => answer,
+        };
+        if matches!(has_owner, Ok(false)) {
             keep.unlinked(repository, digest);
         }
     }
@@ -330,10 +336,6 @@ impl Image {
 
     /// Notes that a tag was found to mean what it means here. Not durable; no tag, no note.
     pub async fn touch_tag(&self, tag: &Tag, verified: SystemTime) -> Result<(), Error> {
-        // Nobody who pulls is to wait for the index.
-        if self.inner.is_indexing() {
-            return Ok(());
-        }
         let tag = tag.clone();
         self.write(move |image| {
             let Some(digest) = image.inner.records.tag(&image.place, &tag)? else {

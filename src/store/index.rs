@@ -26,18 +26,18 @@ use crate::oci::{Descriptor, Digest, ImageName, Page, RepositoryKey, Tag};
 const CACHE: u64 = 32 << 20;
 /// How long another holder of the engine's files, in this process, may take to let go of them.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How many rows a rebuild writes at once.
-const BATCH: usize = 4096;
 
 /// The index of one store.
 #[derive(Debug)]
 pub(super) struct Index {
     layout: Layout,
     disk: Arc<Disk>,
-    /// None while it is rebuilt, when it could not be opened, and once it is closed.
+    /// None when it could not be opened, and once it is closed.
     engine: RwLock<Option<Engine>>,
     /// Whether all that was to be written was written.
     sound: AtomicBool,
+    /// Whether it has been told of all that was there before it: not while it is rebuilt.
+    full: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -63,18 +63,17 @@ impl Index {
         let index = Self {
             layout: layout.clone(),
             disk: Arc::clone(disk),
+            full: AtomicBool::new(engine.is_some()),
             engine: RwLock::new(engine),
             sound: AtomicBool::new(true),
         };
         (index, reason)
     }
 
-    /// Begins anew with what `fill` adds. Until it is done, nothing is answered.
-    pub(super) fn rebuild(
-        &self,
-        reason: Reason,
-        fill: impl FnOnce(&mut Filler<'_>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    /// Begins anew, with nothing in it; by who has all turns. From here on it follows what is written, and answers
+    /// nothing until [`Index::complete`].
+    pub(super) fn begin(&self, reason: Reason) -> Result<(), Error> {
+        self.full.store(false, Ordering::Release);
         drop(self.take());
         wait_until_closed(&stamp::engine(&self.layout));
         stamp::set_aside(&self.layout, &self.disk, reason)?;
@@ -82,15 +81,15 @@ impl Index {
         self.disk.make_directories(&[&path])?;
         stamp::begin(&self.layout, &self.disk)?;
         let engine = Engine::open(&path).map_err(Error::Index)?;
-        let mut filler = Filler {
-            engine: &engine,
-            changes: Changes::default(),
-        };
-        fill(&mut filler)?;
-        filler.flush()?;
-        fenced(|| engine.tree.flush().map(drop)).map_err(Error::Index)?;
         *self.engine.write().unwrap_or_else(PoisonError::into_inner) = Some(engine);
         self.sound.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// It has been told of all that was there when it began. What went wrong meanwhile counts.
+    pub(super) fn complete(&self) -> Result<(), Error> {
+        self.with_engine(|tree| tree.flush().map(drop))?;
+        self.full.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -100,7 +99,8 @@ impl Index {
         let totals = *engine.totals.lock().unwrap_or_else(PoisonError::into_inner);
         fenced(|| engine.tree.flush().map(drop)).map_err(Error::Index)?;
         drop(engine);
-        if !self.sound.load(Ordering::Acquire) || !wait_until_closed(&stamp::engine(&self.layout)) {
+        let is_whole = self.sound.load(Ordering::Acquire) && self.full.load(Ordering::Acquire);
+        if !is_whole || !wait_until_closed(&stamp::engine(&self.layout)) {
             return Err(Error::Index(
                 "it is not whole, and will be rebuilt at the next start".to_owned(),
             ));
@@ -133,6 +133,14 @@ impl Index {
     }
 
     fn read<T>(&self, read: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, Error> {
+        if !self.full.load(Ordering::Acquire) {
+            return Err(Error::Index("it is being rebuilt".to_owned()));
+        }
+        self.with_engine(read)
+    }
+
+    /// Reads what is there, which while it is rebuilt is not all.
+    fn with_engine<T>(&self, read: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, Error> {
         let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
         let Some(engine) = engine.as_ref() else {
             return Err(Error::Index("it is not open".to_owned()));
@@ -280,9 +288,11 @@ impl Index {
         verified.filter(|_| meant == *digest)
     }
 
-    /// What a manifest that the index knows is about.
+    /// What a manifest that the index knows is about. One that a rebuild has not come to yet has no row to be removed.
     pub(super) fn subject(&self, place: &Place, digest: &Digest) -> Option<Digest> {
-        let row = self.read(|tree| tree.get(rows::manifest_key(place, digest))).ok()??;
+        let row = self
+            .with_engine(|tree| tree.get(rows::manifest_key(place, digest)))
+            .ok()??;
         std::str::from_utf8(&row).ok()?.parse().ok()
     }
 
@@ -323,29 +333,6 @@ impl Index {
             }
             Ok(counts)
         })
-    }
-}
-
-/// Adds rows to an index that is being rebuilt.
-pub(super) struct Filler<'a> {
-    engine: &'a Engine,
-    changes: Changes,
-}
-
-impl Filler<'_> {
-    pub(super) fn add(&mut self, change: impl FnOnce(&mut Changes)) -> Result<(), Error> {
-        change(&mut self.changes);
-        if self.changes.0.len() >= BATCH {
-            self.flush()
-        } else {
-            Ok(())
-        }
-    }
-
-    fn flush(&mut self) -> Result<(), Error> {
-        self.engine
-            .apply(std::mem::take(&mut self.changes))
-            .map_err(Error::Index)
     }
 }
 
@@ -480,14 +467,16 @@ mod tests {
             repository: "r".parse().unwrap(),
             image: "i".parse().unwrap(),
         };
-        let tags = |filler: &mut Filler<'_>| {
-            (0..1000).try_for_each(|n| {
-                let tag: Tag = format!("v{n}").parse().unwrap();
-                let digest = Digest::of(crate::oci::Algorithm::Sha256, &[0]);
-                filler.add(|changes| changes.tag(&place, &tag, &digest, None))
-            })
-        };
-        index.rebuild(Reason::Missing, tags).unwrap();
+        index.begin(Reason::Missing).unwrap();
+        let mut changes = Changes::default();
+        for n in 0..1000 {
+            let tag: Tag = format!("v{n}").parse().unwrap();
+            let digest = Digest::of(crate::oci::Algorithm::Sha256, &[0]);
+            changes.tag(&place, &tag, &digest, None);
+        }
+        index.apply(changes);
+        assert!(index.counts().is_err(), "it does not know yet that this is all");
+        index.complete().unwrap();
         let totals = *index.engine.read().unwrap().as_ref().unwrap().totals.lock().unwrap();
         index.close().unwrap();
         (layout, disk, totals)

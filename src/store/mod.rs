@@ -174,9 +174,9 @@ impl Inner {
         Ok((inner, reason))
     }
 
-    /// Rebuilds the index; by who has all turns.
-    fn reindex(&self, reason: Reason) -> Result<IndexCounts, Error> {
-        rebuild::rebuild(&self.index, &self.records, reason, &|| {
+    /// Fills the index that has begun anew, while it is used.
+    fn fill_index(&self, reason: Reason) -> Result<IndexCounts, Error> {
+        rebuild::rebuild(&self.index, &self.records, &self.turns, reason, &|| {
             if self.stopping.load(Ordering::Acquire) {
                 return Err(Error::Closed);
             }
@@ -229,32 +229,43 @@ impl Drop for Indexing {
 impl Store {
     /// Opens the store in a directory, which is made if it is not there. Fails if another process has it open.
     ///
-    /// Should the index be in doubt, it is rebuilt aside. What is here is read meanwhile, lists from the tree; whoever wants
-    /// to write waits.
+    /// Should the index be in doubt, it is rebuilt while the store is used: what is written goes into it at once, and lists
+    /// come from the tree until all else is in it.
     pub async fn open(options: Options, metrics: Arc<Metrics>) -> Result<Self, Error> {
-        let (inner, reason) = blocking(move || Inner::open(&options, &metrics)).await?;
-        let inner = Arc::new(inner);
+        let (inner, reason) = blocking(move || {
+            let (inner, reason) = Inner::open(&options, &metrics)?;
+            // Nobody has the store yet, and so nobody has a turn.
+            let begun = reason.map_or(Ok(()), |reason| inner.index.begin(reason));
+            let reason = reason.filter(|_| match &begun {
+                Ok(()) => true,
+                Err(error) => {
+                    inner.index.doubt(&error.to_string());
+                    false
+                }
+            });
+            inner.indexing.send_replace(reason.is_some());
+            Ok((Arc::new(inner), reason))
+        })
+        .await?;
         if let Some(reason) = reason {
-            let turns = inner.turns.take_all().await?;
-            inner.indexing.send_replace(true);
             let inner = Arc::clone(&inner);
             let indexing = Indexing(Arc::clone(&inner.indexing));
             tokio::task::spawn_blocking(move || {
                 // Goes last: who has waited for it finds us gone.
                 let _over = indexing;
                 let inner = inner;
-                if let Err(error) = inner.reindex(reason) {
+                match inner.fill_index(reason) {
+                    Ok(_) | Err(Error::Closed) => {}
                     // Pulls and pushes do without; lists walk the tree.
-                    inner.index.doubt(&error.to_string());
+                    Err(error) => inner.index.doubt(&error.to_string()),
                 }
-                drop(turns);
             });
         }
         let _ = tokio::time::timeout(AT_ONCE, inner.indexed()).await;
         Ok(Self { inner })
     }
 
-    /// Whether the index is being rebuilt: then what is here is served, and whoever writes waits.
+    /// Whether the index is being rebuilt: until it is whole, lists come from the tree, and nothing is reclaimed.
     pub fn is_indexing(&self) -> bool {
         self.inner.is_indexing()
     }
@@ -293,15 +304,25 @@ impl Store {
         .await
     }
 
-    /// Rebuilds the index from the disk. Whoever wants to write waits.
+    /// Rebuilds the index from the disk, while the store is used.
     pub async fn reindex(&self) -> Result<IndexCounts, Error> {
-        let turns = self.inner.turns.take_all().await?;
+        let turns = loop {
+            self.inner.indexed().await;
+            let turns = self.inner.turns.take_all().await?;
+            if !self.is_indexing() {
+                break turns;
+            }
+        };
+        self.inner.indexing.send_replace(true);
         let inner = Arc::clone(&self.inner);
         blocking(move || {
-            let counts = inner.reindex(Reason::Requested);
+            let _over = Indexing(Arc::clone(&inner.indexing));
+            let inner = inner;
+            let begun = inner.index.begin(Reason::Requested);
             inner.keep.forget_notes();
             drop(turns);
-            counts
+            let counts = begun.and_then(|()| inner.fill_index(Reason::Requested));
+            counts.inspect_err(|error| inner.index.doubt(&error.to_string()))
         })
         .await
     }

@@ -8,27 +8,40 @@ use std::{fs, io};
 use super::IndexCounts;
 use super::disk::is_absence;
 use super::error::Error;
-use super::index::{Filler, Index};
+use super::index::Index;
 use super::layout::{Layout, Place};
 use super::records::Records;
+use super::rows::Changes;
 use super::stamp::Reason;
+use super::turns::Turns;
 use crate::oci::{Algorithm, Descriptor, Digest, ImageName, Page, RepositoryKey};
 
-/// Rebuilds the index, unless `may_go_on` says no. Nobody must write meanwhile.
+/// How much of an image is read in one of its turns.
+const STEP: usize = 256;
+
+/// Tells an index that has begun anew of everything in the tree, unless `may_go_on` says no. An image is read a little at a
+/// time, each time with its turn: what was written to it before is read, and who writes after that tells the index himself.
 pub(super) fn rebuild(
     index: &Index,
     records: &Records,
+    turns: &Turns,
     reason: Reason,
     may_go_on: &dyn Fn() -> Result<(), Error>,
 ) -> Result<IndexCounts, Error> {
     let began = std::time::Instant::now();
-    index.rebuild(reason, |filler| {
-        walk(&records.layout, &mut |place| {
-            may_go_on()?;
-            crate::mishap::at("rebuild");
-            fill(records, place, filler)
-        })
+    walk(&records.layout, &mut |place| {
+        may_go_on()?;
+        crate::mishap::at("rebuild");
+        let visit = Visit {
+            index,
+            records,
+            turns,
+            place,
+        };
+        visit.tell()?;
+        Ok(false)
     })?;
+    index.complete()?;
     let counts = index.counts()?;
     // There is nothing to tell about a store in which nothing is yet.
     if reason != Reason::Missing || counts != IndexCounts::default() {
@@ -122,38 +135,82 @@ fn directories(path: &Path) -> Vec<(PathBuf, String)> {
         Ok(directories)
     };
     read().unwrap_or_else(|error| {
+        // Removed since it was seen.
+        if is_absence(&error) {
+            return Vec::new();
+        }
         tracing::error!(path = %path.display(), %error, "a directory cannot be read: what is in it will be missing in lists");
         Vec::new()
     })
 }
 
-/// Adds the rows of one image.
-fn fill(records: &Records, place: &Place, filler: &mut Filler<'_>) -> Result<bool, Error> {
-    for (tag, digest) in records.tags(place).filter_map(|read| readable(place, read.map(Some))) {
-        filler.add(|changes| changes.tag(place, &tag, &digest, None))?;
-    }
-    let manifest = |digest: Result<Digest, Error>| digest.and_then(|digest| records.manifest(place, &digest));
-    let mut sizes: HashMap<Digest, u64> = HashMap::new();
-    for (manifest, contents) in records
-        .revisions(place)
-        .filter_map(|read| readable(place, manifest(read)))
-    {
-        filler.add(|changes| changes.manifest(place, &manifest, &contents))?;
-        let blobs = contents.config.into_iter().chain(contents.layers);
-        sizes.extend(blobs.map(|descriptor| (descriptor.digest, descriptor.size)));
-    }
-    for digest in records.layers(place).filter_map(|read| readable(place, read.map(Some))) {
-        // A file that is shorter than its manifest says was cut: what the file itself says would be believed for ever.
-        let size = match sizes.get(&digest) {
-            Some(size) => Some(*size),
-            None => records.blobs.look(&digest)?.map(|(size, _)| size),
-        };
-        filler.add(|changes| match size {
-            Some(size) => changes.blob(place, &digest, size),
-            None => changes.blob_of_some_size(place, &digest),
+/// One image, of which the index is told.
+struct Visit<'a> {
+    index: &'a Index,
+    records: &'a Records,
+    turns: &'a Turns,
+    place: &'a Place,
+}
+
+impl Visit<'_> {
+    fn tell(&self) -> Result<(), Error> {
+        let Self { records, place, .. } = *self;
+        self.in_steps(records.tags(place).map(some), |changes, (tag, digest)| {
+            changes.tag(place, &tag, &digest, None);
+            Ok(())
         })?;
+        let manifest = |digest: Result<Digest, Error>| digest.and_then(|digest| records.manifest(place, &digest));
+        let mut sizes: HashMap<Digest, u64> = HashMap::new();
+        self.in_steps(
+            records.revisions(place).map(manifest),
+            |changes, (manifest, contents)| {
+                changes.manifest(place, &manifest, &contents);
+                let blobs = contents.config.into_iter().chain(contents.layers);
+                sizes.extend(blobs.map(|descriptor| (descriptor.digest, descriptor.size)));
+                Ok(())
+            },
+        )?;
+        self.in_steps(records.layers(place).map(some), |changes, digest| {
+            // A file that is shorter than its manifest says was cut: what the file itself says would be believed for ever.
+            let size = match sizes.get(&digest) {
+                Some(size) => Some(*size),
+                None => records.blobs.look(&digest)?.map(|(size, _)| size),
+            };
+            match size {
+                Some(size) => changes.blob(place, &digest, size),
+                None => changes.blob_of_some_size(place, &digest),
+            }
+            Ok(())
+        })
     }
-    Ok(false)
+
+    /// Reads on, and tells the index, in the image's turn.
+    fn in_steps<T>(
+        &self,
+        mut rows: impl Iterator<Item = Result<Option<T>, Error>>,
+        mut add: impl FnMut(&mut Changes, T) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let stripe = self.turns.stripe(self.place);
+        loop {
+            let _turn = self.turns.take_now(stripe)?;
+            let mut changes = Changes::default();
+            let mut is_over = true;
+            for row in rows.by_ref().take(STEP) {
+                is_over = false;
+                if let Some(row) = readable(self.place, row) {
+                    add(&mut changes, row)?;
+                }
+            }
+            self.index.apply(changes);
+            if is_over {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn some<T>(read: Result<T, Error>) -> Result<Option<T>, Error> {
+    read.map(Some)
 }
 
 fn readable<T>(place: &Place, read: Result<Option<T>, Error>) -> Option<T> {
@@ -201,6 +258,16 @@ pub(super) fn contents(records: &Records, repository: &RepositoryKey) -> Result<
         Ok(false)
     })?;
     Ok((blobs.into_iter().collect(), manifests.into_iter().collect()))
+}
+
+/// What [`Index::has_owner_in`] answers, without it.
+pub(super) fn has_owner_in(records: &Records, repository: &RepositoryKey, digest: &Digest) -> Result<bool, Error> {
+    let mut found = false;
+    walk(&records.layout, &mut |place| {
+        found = place.repository == *repository && records.has_layer(place, digest)?;
+        Ok(found)
+    })?;
+    Ok(found)
 }
 
 /// What [`Index::referrers`] answers, without it.

@@ -10,6 +10,7 @@ mod audit;
 mod bad_input;
 mod configuration;
 mod index;
+mod large_index;
 mod login;
 mod operations;
 mod origins;
