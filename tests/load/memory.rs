@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use entrepot::oci::Algorithm;
-use futures_util::future::join_all;
 use futures_util::stream;
 use reqwest::{Body, StatusCode};
+use tokio::task::JoinSet;
 
 use crate::binary::{OCI_INDEX, Registry, expect, temporary};
 use crate::raw::{is_full, peak};
@@ -89,7 +90,7 @@ fn pieces(length: u64) -> impl Iterator<Item = Bytes> {
     (0..length.div_ceil(MEBIBYTE)).map(move |piece| pattern(piece * MEBIBYTE, ((piece + 1) * MEBIBYTE).min(length)))
 }
 
-async fn push(registry: &Registry, length: u64) {
+async fn push(registry: Arc<Registry>, length: u64) {
     let response = registry
         .post("/v2/docker/a/blobs/uploads/")
         .send()
@@ -116,7 +117,7 @@ async fn push(registry: &Registry, length: u64) {
 }
 
 /// Reads a blob of the pattern, and looks at every byte of it.
-async fn pull(registry: &Registry, repository: &str, length: u64) {
+async fn pull(registry: Arc<Registry>, repository: &'static str, length: u64) {
     let digest = pattern_digest(length);
     let request = registry
         .get(&format!("/v2/{repository}/a/blobs/{digest}"))
@@ -178,13 +179,24 @@ async fn a03_sixty_four_large_transfers_in_little_memory() {
         group.is_some() || !is_full(),
         "the full size takes root, and a control group of memory"
     );
-    let registry = start(group.as_ref(), &server);
-    push(&registry, hit).await;
+    let registry = Arc::new(start(group.as_ref(), &server));
+    push(Arc::clone(&registry), hit).await;
 
-    let hits = join_all((0..HITS).map(|_| pull(&registry, "docker", hit)));
-    let misses = join_all(cold.iter().map(|length| pull(&registry, "hub", *length)));
-    let pushes = join_all(fresh.iter().map(|length| push(&registry, *length)));
-    tokio::join!(hits, misses, pushes, trouble(&registry, &server));
+    // Each on its own: a client that is kept from its connection by others is sent away as a slow one.
+    let mut transfers = JoinSet::new();
+    for _ in 0..HITS {
+        transfers.spawn(pull(Arc::clone(&registry), "docker", hit));
+    }
+    for length in cold {
+        transfers.spawn(pull(Arc::clone(&registry), "hub", length));
+    }
+    for length in &fresh {
+        transfers.spawn(push(Arc::clone(&registry), *length));
+    }
+    trouble(&registry, &server).await;
+    while let Some(ended) = transfers.join_next().await {
+        ended.expect("it is whole");
+    }
     for length in fresh {
         let path = format!("/v2/docker/a/blobs/{}", pattern_digest(length));
         expect(registry.head(&path).send().await.expect("an answer"), StatusCode::OK).await;
@@ -194,5 +206,5 @@ async fn a03_sixty_four_large_transfers_in_little_memory() {
     if let Some(group) = &group {
         assert_eq!(group.killed(), 0, "ended for want of memory");
     }
-    registry.stop();
+    Arc::into_inner(registry).expect("nobody else has it").stop();
 }
