@@ -56,7 +56,7 @@ impl Blobs {
             return Ok(here.map_or(Adopted::Absent, |_| Adopted::Present));
         };
         if found.is_file() && self.stands(&target, found.len())? {
-            return Ok(Adopted::Present);
+            return self.disk.rely(&target).map(|()| Adopted::Present);
         }
         let parent = target.parent().map_or_else(Vec::new, |parent| vec![parent]);
         self.disk.make_directories(&parent)?;

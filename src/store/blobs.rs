@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use moka::sync::Cache;
 
-use super::disk::{Disk, is_absence, read_small};
+use super::disk::{Debts, Disk, is_absence, read_small};
 use super::error::Error;
 use super::growing::hash_file;
 use super::guards::Guards;
@@ -148,47 +148,59 @@ impl Blobs {
 
     /// Puts a verified file where its digest belongs, durably. It may be there already. It stays for as long as anybody
     /// has the file that was written, or until it is linked.
-    pub(super) fn publish(&self, verified: VerifiedFile) -> Result<(), Error> {
+    pub(super) fn publish(&self, mut verified: VerifiedFile) -> Result<(), Error> {
+        self.settle(&mut verified)?;
+        let mut debts = self.disk.debts();
+        let put = self.put(verified, &mut debts);
+        let paid = debts.pay();
+        put.and(paid)
+    }
+
+    /// Makes the bytes of a verified file durable, if they are needed.
+    pub(super) fn settle(&self, verified: &mut VerifiedFile) -> Result<(), Error> {
+        if self.stands(&self.layout.blob(verified.digest()), verified.size())? {
+            return Ok(());
+        }
+        self.disk.synced(verified.sync())
+    }
+
+    /// The same as publishing, but that its name is not durable before the debts are paid.
+    pub(super) fn put(&self, mut verified: VerifiedFile, debts: &mut Debts<'_>) -> Result<(), Error> {
+        self.disk.check()?;
         let _stays = self.guards.share(verified.digest());
         self.guards.note_reader(verified.digest(), verified.file());
         let target = self.layout.blob(verified.digest());
         if self.stands(&target, verified.size())? {
+            debts.rely(&target);
             return Ok(());
         }
+        // Done already, unless what stood there has gone since.
         self.disk.synced(verified.sync())?;
-        self.make_parent(&target)?;
-        self.disk.place(verified.into_scrap(), &target)
+        debts.make_parent(&target)?;
+        debts.place(verified.into_scrap(), &target)
     }
 
     /// Puts the bytes of a manifest where their digest belongs, durably. What is there must be the very same bytes.
     pub(super) fn publish_manifest(&self, digest: &Digest, bytes: &[u8]) -> Result<(), Error> {
         let target = self.layout.blob(digest);
         if self.stands(&target, bytes.len() as u64)? && self.read_manifest(digest)?.is_some() {
-            return Ok(());
+            return self.disk.rely(&target);
         }
-        self.make_parent(&target)?;
-        self.disk.write(&target, bytes)
+        let mut debts = self.disk.debts();
+        debts.make_parent(&target)?;
+        debts.place(self.disk.draft(bytes)?, &target)?;
+        debts.pay()
     }
 
-    /// Whether a file of this size is there, durably: who put it there may not have come to syncing its name.
+    /// Whether a file of this size is there, with durable bytes. Its name may not be, see [`Debts::rely`].
     pub(super) fn stands(&self, target: &Path, size: u64) -> Result<bool, Error> {
         if !self.disk.is_trusted() {
             return Ok(false);
         }
         match fs::metadata(target) {
-            Ok(metadata) if metadata.is_file() && metadata.len() == size => {
-                self.make_parent(target)?;
-                self.disk.sync_parent(target).map(|()| true)
-            }
-            Ok(_) => Ok(false),
+            Ok(metadata) => Ok(metadata.is_file() && metadata.len() == size),
             Err(error) if is_absence(&error) => Ok(false),
             Err(error) => Err(Error::disk(target)(error)),
         }
-    }
-
-    fn make_parent(&self, target: &Path) -> Result<(), Error> {
-        target
-            .parent()
-            .map_or(Ok(()), |parent| self.disk.make_directories(&[parent]))
     }
 }

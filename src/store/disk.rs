@@ -1,9 +1,12 @@
 //! Making things durable: the few moves that survive a power cut, and nothing that skips one.
 //!
 //! A file is written in the spool, synced, renamed into place, and the directory it lies in is synced; so is the parent
-//! of every directory made on the way. After any of these fails, the request fails: nothing is synced a second time,
+//! of every directory made on the way. Names may be given first and synced together later, see `debts`. After any of these fails, the request fails: nothing is synced a second time,
 //! because the kernel reports an error once and success afterwards. When that has happened a few times, the disk is not one
 //! to write to: everything that writes is refused until the next start, and what is there is served.
+
+mod debts;
+mod scrap;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -15,8 +18,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::Error;
 use super::layout::Layout;
-use super::partials::Name;
 use crate::telemetry::Metrics;
+
+pub(super) use debts::Debts;
+pub(super) use scrap::Scrap;
 
 /// So many failed syncs, and nothing is written any more. One may be a cable; who goes on after several loses what they
 /// acknowledge.
@@ -28,9 +33,11 @@ pub(super) struct Disk {
     root: PathBuf,
     spool: PathBuf,
     names: AtomicU64,
-    /// Directories in which others have been made that are not synced yet, and by how many. Who finds a directory
-    /// made by somebody else must not rely on it before its name is durable.
+    /// Directories in which there are names that are not synced yet, and by how many. Who finds a name that somebody else
+    /// gave must not rely on it before it is durable.
     owed: Mutex<HashMap<PathBuf, usize>>,
+    /// What an earlier process left may never have become durable, as it was killed before its sync.
+    inherited: AtomicBool,
     /// A sync has failed: what is found in place may never have become durable, so nothing is taken for done.
     failed: AtomicBool,
     failures: AtomicU32,
@@ -46,6 +53,7 @@ impl Disk {
             spool: layout.spool(),
             names: AtomicU64::new(0),
             owed: Mutex::default(),
+            inherited: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             failures: AtomicU32::new(0),
             unsettled: Mutex::default(),
@@ -92,7 +100,33 @@ impl Disk {
 
     /// Whether what is found in place can be taken to be durable.
     pub(super) fn is_trusted(&self) -> bool {
-        !self.failed.load(Ordering::Acquire)
+        !self.failed.load(Ordering::Acquire) && !self.inherited.load(Ordering::Acquire)
+    }
+
+    /// What is found in place is somebody else's, until [`Disk::settle_inheritance`] is through.
+    pub(super) fn inherit(&self) {
+        self.inherited.store(true, Ordering::Release);
+    }
+
+    /// Makes durable whatever earlier processes left, however long that takes.
+    pub(super) fn settle_inheritance(&self) {
+        let synced = File::open(&self.root).and_then(|root| Ok(rustix::fs::syncfs(root)?));
+        if self.synced(synced.map_err(Error::disk(&self.root))).is_ok() {
+            self.inherited.store(false, Ordering::Release);
+        }
+    }
+
+    /// For names that are given together, and made durable together.
+    pub(super) const fn debts(&self) -> Debts<'_> {
+        Debts::new(self)
+    }
+
+    fn owed(&self) -> MutexGuard<'_, HashMap<PathBuf, usize>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn below_root<'a>(&self, path: &'a Path) -> impl Iterator<Item = &'a Path> {
+        path.ancestors().take_while(|above| *above != self.root)
     }
 
     /// A path in the spool that nothing has. Nothing with a number for a name outlives a restart, so counting is enough.
@@ -103,11 +137,15 @@ impl Disk {
     /// Makes directories below the root, and all above them, durably.
     pub(super) fn make_directories(&self, wanted: &[&Path]) -> Result<(), Error> {
         self.check()?;
-        let mut debts = Debts {
-            disk: self,
-            parents: Vec::new(),
-        };
+        let mut debts = self.debts();
         wanted.iter().try_for_each(|path| debts.make(path))?;
+        debts.pay()
+    }
+
+    /// Makes the name of what has been found durable, if somebody else has not come to that yet.
+    pub(super) fn rely(&self, path: &Path) -> Result<(), Error> {
+        let mut debts = self.debts();
+        debts.rely(path);
         debts.pay()
     }
 
@@ -127,6 +165,16 @@ impl Disk {
         target: &Path,
         contents: &[u8],
     ) -> Result<(), Error> {
+        let scrap = self.draft_with(create, contents)?;
+        self.place(scrap, target)
+    }
+
+    /// A small file in the spool, synced, that can be placed.
+    pub(super) fn draft(&self, contents: &[u8]) -> Result<Scrap, Error> {
+        self.draft_with(create_new, contents)
+    }
+
+    fn draft_with(&self, create: impl FnOnce(&Path) -> io::Result<File>, contents: &[u8]) -> Result<Scrap, Error> {
         self.check()?;
         let scrap = Scrap::new(self.spool_path());
         let write = || {
@@ -136,14 +184,14 @@ impl Disk {
         };
         let file = write().map_err(Error::disk(scrap.path()))?;
         self.synced(file.sync_all().map_err(Error::disk(scrap.path())))?;
-        self.place(scrap, target)
+        Ok(scrap)
     }
 
     /// Moves a synced file to where it belongs; the directory must be there.
     pub(super) fn place(&self, scrap: Scrap, target: &Path) -> Result<(), Error> {
-        fs::rename(scrap.path(), target).map_err(Error::disk(target))?;
-        scrap.keep();
-        self.sync_parent(target)
+        let mut debts = self.debts();
+        debts.place(scrap, target)?;
+        debts.pay()
     }
 
     /// Removes a file durably. False when there was none.
@@ -161,9 +209,24 @@ impl Disk {
     }
 
     fn sync_directory(&self, path: &Path) -> Result<(), Error> {
-        let directory = File::open(path).map_err(Error::disk(path));
+        self.sync_opened(path, File::open(path))
+    }
+
+    /// Of a directory that somebody has removed meanwhile, the nearest that is left knows.
+    fn sync_nearest(&self, path: &Path) -> Result<(), Error> {
+        for above in path.ancestors() {
+            match File::open(above) {
+                Err(error) if is_absence(&error) => {}
+                opened => return self.sync_opened(above, opened),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_opened(&self, path: &Path, directory: io::Result<File>) -> Result<(), Error> {
         // What cannot be opened is not durable either, but that passes.
         let directory = directory.inspect_err(|_| self.failed.store(true, Ordering::Release));
+        let directory = directory.map_err(Error::disk(path));
         let synced = directory.and_then(|directory| self.synced(directory.sync_all().map_err(Error::disk(path))));
         if synced.is_err() {
             self.unsettled().insert(path.to_owned());
@@ -181,9 +244,7 @@ impl Disk {
             .cloned()
             .collect();
         for path in unsettled {
-            // Of one that is gone, the nearest that is left knows.
-            let left = path.ancestors().find(|above| above.is_dir());
-            left.map_or(Ok(()), |left| self.sync_directory(left))?;
+            self.sync_nearest(&path)?;
             self.unsettled().remove(&path);
         }
         Ok(())
@@ -191,136 +252,6 @@ impl Disk {
 
     fn unsettled(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
         self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Directories made and not yet durable. However this ends, the count in [`Disk::owed`] is taken back.
-struct Debts<'a> {
-    disk: &'a Disk,
-    parents: Vec<PathBuf>,
-}
-
-impl Debts<'_> {
-    fn make(&mut self, path: &Path) -> Result<(), Error> {
-        let below_root = || path.ancestors().take_while(|above| *above != self.disk.root);
-        let missing: Vec<&Path> = below_root().take_while(|above| !above.is_dir()).collect();
-        // Looked up after the directories were seen: who makes one enters it first.
-        let foreign: Vec<&Path> = {
-            let owed = self.disk.owed.lock().unwrap_or_else(PoisonError::into_inner);
-            let trusted = self.disk.is_trusted();
-            below_root()
-                .skip(missing.len())
-                .filter_map(Path::parent)
-                .filter(|parent| !trusted || (!owed.is_empty() && owed.contains_key(*parent)))
-                .collect()
-        };
-        for parent in foreign {
-            self.owe(parent);
-        }
-        for directory in missing.into_iter().rev() {
-            if let Some(parent) = directory.parent() {
-                self.owe(parent);
-            }
-            match fs::create_dir(directory) {
-                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(Error::disk(directory)(error)),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn owe(&mut self, parent: &Path) {
-        if self.parents.iter().any(|known| known == parent) {
-            return;
-        }
-        let mut owed = self.disk.owed.lock().unwrap_or_else(PoisonError::into_inner);
-        *owed.entry(parent.to_owned()).or_default() += 1;
-        self.parents.push(parent.to_owned());
-    }
-
-    fn pay(&self) -> Result<(), Error> {
-        // From the deepest: on a journalling filesystem the first one writes all of them, and the rest are cheap.
-        let mut deepest_first = self.parents.iter().rev();
-        deepest_first.try_for_each(|parent| self.disk.sync_directory(parent))
-    }
-}
-
-impl Drop for Debts<'_> {
-    fn drop(&mut self) {
-        let mut owed = self.disk.owed.lock().unwrap_or_else(PoisonError::into_inner);
-        for parent in &self.parents {
-            if let Some(count) = owed.get_mut(parent) {
-                *count -= 1;
-                if *count == 0 {
-                    owed.remove(parent);
-                }
-            }
-        }
-    }
-}
-
-/// A file that is removed again unless it is kept.
-#[derive(Debug)]
-pub(super) struct Scrap {
-    path: PathBuf,
-    kept: bool,
-    /// Held until the file is gone from its path: nobody else takes it for his before.
-    name: Option<Name>,
-}
-
-impl Scrap {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self {
-            path,
-            kept: false,
-            name: None,
-        }
-    }
-
-    /// The part of a digest.
-    pub(super) fn named(name: Name) -> Self {
-        Self {
-            path: name.path(),
-            kept: false,
-            name: Some(name),
-        }
-    }
-
-    pub(super) const fn name(&self) -> Option<&Name> {
-        self.name.as_ref()
-    }
-
-    /// From now on it stays for somebody to go on with it.
-    pub(super) fn park(&mut self) {
-        self.kept = true;
-    }
-
-    /// From now on nobody shall go on with it.
-    pub(super) fn unpark(&mut self) {
-        if let Some(name) = &self.name {
-            name.forget();
-        }
-        self.kept = false;
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Leaves the file where it is, or where it was moved to.
-    pub(super) fn keep(mut self) {
-        self.kept = true;
-    }
-}
-
-impl Drop for Scrap {
-    fn drop(&mut self) {
-        if !self.kept
-            && let Err(error) = fs::remove_file(&self.path)
-            && !is_absence(&error)
-        {
-            tracing::warn!(path = %self.path.display(), %error, "a file of no use is left behind");
-        }
     }
 }
 
@@ -385,31 +316,6 @@ mod tests {
         assert!(disk.remove(&target).unwrap());
         assert!(!disk.remove(&target).unwrap());
         assert!(!disk.remove(&root.path().join("no/such/place")).unwrap());
-    }
-
-    #[test]
-    fn a_directory_that_another_has_not_synced_yet_is_synced_by_who_relies_on_it() {
-        let (root, disk) = disk();
-        let (a, b) = (root.path().join("a"), root.path().join("a/b"));
-        fs::create_dir_all(&b).unwrap();
-        let debts = || Debts {
-            disk: &disk,
-            parents: Vec::new(),
-        };
-        let mut mine = debts();
-        mine.make(&b).unwrap();
-        assert!(mine.parents.is_empty(), "it has long been there");
-        let mut other = debts();
-        other.owe(&a);
-        mine.make(&b).unwrap();
-        assert_eq!(mine.parents, std::slice::from_ref(&a));
-        drop(other);
-        assert_eq!(disk.owed.lock().unwrap().get(&a), Some(&1));
-        drop(mine);
-        disk.failed.store(true, Ordering::Release);
-        let mut wary = debts();
-        wary.make(&b).unwrap();
-        assert_eq!(wary.parents, [a, root.path().to_owned()]);
     }
 
     #[test]

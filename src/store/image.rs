@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::blobs::BlobFile;
+use super::disk::Debts;
 use super::error::Error;
 use super::history::{Move, PUSH, Story};
 use super::layout::Place;
@@ -161,28 +162,6 @@ impl Image {
         .await
     }
 
-    /// Lets a stored blob be read in this image, durably.
-    pub async fn link_blob(&self, digest: &Digest) -> Result<(), Error> {
-        let digest = digest.clone();
-        self.write(move |image| {
-            let Some(size) = image.inner.blob_size(&digest)? else {
-                return Err(Error::NoSuchBlob(digest));
-            };
-            let counted = image.inner.take_quota(&image.place.repository, &digest, size)?;
-            let linked = image.inner.records.link_layer(&image.place, &digest);
-            if counted && linked.is_err() {
-                image.forget_unowned(&digest);
-            }
-            image.inner.promise(&image.place, &digest);
-            image.follow_blob(&digest, Some(size));
-            if linked.is_ok() {
-                image.inner.keep.linked(&image.place.repository, &digest, size);
-            }
-            linked
-        })
-        .await
-    }
-
     /// Lets a blob be read in this image no more, durably. False when it could not be read anyway.
     pub async fn unlink_blob(&self, digest: &Digest) -> Result<bool, Error> {
         let digest = digest.clone();
@@ -296,9 +275,11 @@ impl Image {
 
     /// By who has the image's turn.
     fn check_present(&self, present: &Present) -> Result<(), Error> {
+        let mut debts = self.inner.disk.debts();
         for digest in &present.blobs {
-            self.check_blob(digest)?;
+            self.check_blob(digest, &mut debts)?;
         }
+        debts.pay()?;
         for digest in &present.manifests {
             if self.inner.records.manifest(&self.place, digest)?.is_none() {
                 return Err(Error::NoSuchBlob(digest.clone()));
@@ -307,11 +288,14 @@ impl Image {
         Ok(())
     }
 
-    fn check_blob(&self, digest: &Digest) -> Result<(), Error> {
+    /// Whether a blob is here to stay, durably when the debts are paid.
+    fn check_blob(&self, digest: &Digest, debts: &mut Debts<'_>) -> Result<(), Error> {
         let Inner { records, blobs, .. } = &*self.inner;
         {
             let _stays = blobs.guards.share(digest);
             if records.has_layer(&self.place, digest)? && blobs.look(digest)?.is_some() {
+                debts.rely(&records.layout.layer(&self.place, digest));
+                debts.rely(&records.layout.blob(digest));
                 self.inner.promise(&self.place, digest);
                 return Ok(());
             }
@@ -326,10 +310,16 @@ impl Image {
     /// Takes a blob back that this image had, if it was taken away because nothing needed it. Its size.
     pub async fn take_back(&self, digest: &Digest) -> Result<Option<u64>, Error> {
         let digest = digest.clone();
-        self.write(move |image| match image.check_blob(&digest) {
-            Ok(()) => image.inner.blob_size(&digest),
-            Err(Error::NoSuchBlob(_)) => Ok(None),
-            Err(error) => Err(error),
+        self.write(move |image| {
+            let mut debts = image.inner.disk.debts();
+            match image.check_blob(&digest, &mut debts) {
+                Ok(()) => {
+                    debts.pay()?;
+                    image.inner.blob_size(&digest)
+                }
+                Err(Error::NoSuchBlob(_)) => Ok(None),
+                Err(error) => Err(error),
+            }
         })
         .await
     }

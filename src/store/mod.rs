@@ -24,6 +24,7 @@ mod image;
 mod import;
 mod index;
 mod keep;
+mod landing;
 mod layout;
 mod partials;
 mod rebuild;
@@ -113,7 +114,8 @@ pub struct IndexCounts {
     pub blobs: u64,
 }
 
-/// So long is waited for a new index: that of a small store is there before anybody could ask.
+/// So long is waited for a new index, and for what an earlier process left to be durable: with a small store that is done
+/// before anybody could ask.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
 /// How many images a blob is said to be in, when somebody looks for one that they may read.
@@ -146,6 +148,7 @@ impl Inner {
         let layout = Layout::new(&options.path);
         let disk = Arc::new(Disk::new(&layout, metrics));
         let lock = claim::claim(&layout, &disk)?;
+        disk.inherit();
         let partials = Partials::take_over(&layout.spool())?;
         let records = Records::of(&layout, &disk, metrics);
         let blobs = Arc::clone(&records.blobs);
@@ -247,6 +250,8 @@ impl Store {
             Ok((Arc::new(inner), reason))
         })
         .await?;
+        let disk = Arc::clone(&inner.disk);
+        let settled = tokio::task::spawn_blocking(move || disk.settle_inheritance());
         if let Some(reason) = reason {
             let inner = Arc::clone(&inner);
             let indexing = Indexing(Arc::clone(&inner.indexing));
@@ -261,7 +266,8 @@ impl Store {
                 }
             });
         }
-        let _ = tokio::time::timeout(AT_ONCE, inner.indexed()).await;
+        let all = async { tokio::join!(settled, inner.indexed()) };
+        let _ = tokio::time::timeout(AT_ONCE, all).await;
         Ok(Self { inner })
     }
 

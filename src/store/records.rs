@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::blobs::Blobs;
-use super::disk::{Disk, is_absence, read_small};
+use super::disk::{Debts, Disk, Scrap, is_absence, read_small};
 use super::error::Error;
 use super::guards::Guards;
 use super::layout::{Layout, Place, linked};
@@ -71,18 +71,52 @@ impl Records {
         self.holds(&self.layout.layer(place, digest), digest)
     }
 
-    /// Says that a stored blob may be read in this image.
+    /// Says that a stored blob may be read in this image, durably.
     pub(super) fn link_layer(&self, place: &Place, digest: &Digest) -> Result<(), Error> {
+        let draft = self.draft_layer(place, digest)?;
+        let mut debts = self.disk.debts();
+        let named = self.name_layer(place, digest, draft, &mut debts);
+        let paid = debts.pay();
+        named.and(paid)
+    }
+
+    /// The link to a blob, if there is not one already.
+    pub(super) fn draft_layer(&self, place: &Place, digest: &Digest) -> Result<Option<Scrap>, Error> {
+        if self.disk.is_trusted() && self.has_layer(place, digest)? {
+            return Ok(None);
+        }
+        self.disk.draft(digest.as_str().as_bytes()).map(Some)
+    }
+
+    /// Puts the link to a blob in its place. It is durable when the debts are paid.
+    pub(super) fn name_layer(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        draft: Option<Scrap>,
+        debts: &mut Debts<'_>,
+    ) -> Result<(), Error> {
+        self.disk.check()?;
         let _stays = self.blobs.guards.share(digest);
         if self.blobs.size(digest)?.is_none() {
             return Err(Error::NoSuchBlob(digest.clone()));
         }
+        debts.rely(&self.layout.blob(digest));
         let link = self.layout.layer(place, digest);
-        self.make_parents(&[&link])?;
-        let written = self.write_link(&link, digest);
+        // What was there may have gone since.
+        let draft = match draft {
+            None => self.draft_layer(place, digest)?,
+            draft => draft,
+        };
+        let named = if let Some(draft) = draft {
+            debts.make_parent(&link).and_then(|()| debts.place(draft, &link))
+        } else {
+            debts.rely(&link);
+            Ok(())
+        };
         // Even if it failed: the link may be there all the same.
         self.blobs.guards.linked(&place.repository, digest);
-        written
+        named
     }
 
     pub(super) fn unlink_layer(&self, place: &Place, digest: &Digest) -> Result<bool, Error> {

@@ -155,6 +155,7 @@ pub struct VerifiedFile {
     growing: Growing,
     scrap: Scrap,
     digest: Digest,
+    synced: bool,
 }
 
 impl VerifiedFile {
@@ -173,6 +174,7 @@ impl VerifiedFile {
             growing,
             scrap,
             digest: actual,
+            synced: false,
         })
     }
 
@@ -191,8 +193,12 @@ impl VerifiedFile {
     }
 
     /// Waits until they are on the disk.
-    pub(super) fn sync(&self) -> Result<(), Error> {
-        self.growing.sync().map_err(Error::disk(self.scrap.path()))
+    pub(super) fn sync(&mut self) -> Result<(), Error> {
+        if !self.synced {
+            self.growing.sync().map_err(Error::disk(self.scrap.path()))?;
+            self.synced = true;
+        }
+        Ok(())
     }
 
     pub(super) fn into_scrap(self) -> Scrap {

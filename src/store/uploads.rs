@@ -274,6 +274,16 @@ impl Drop for Hold {
     }
 }
 
+/// A session that is ours alone and ends with this.
+#[derive(Debug)]
+struct Ending(Option<Hold>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(Hold::end);
+    }
+}
+
 /// A push session, held by one request. Dropping it keeps the session for the next one, with all that was appended.
 #[derive(Debug)]
 pub struct Upload {
@@ -325,26 +335,20 @@ impl Upload {
         let (Some(growing), Some(hold)) = (self.growing.take(), self.hold.take()) else {
             return Err(Error::Closed);
         };
-        let expected = digest.clone();
-        // As long as this is open, the bytes stay although nothing is linked to them yet.
-        let _stays = Arc::clone(growing.file());
-        let image = self.image.clone();
-        blocking(move || {
-            let blob = Some((&expected, growing.written()));
-            let checked = image.inner.check_quota(&image.place.repository, blob);
-            let checked = checked.and_then(|()| hold.uploads.space.check());
-            if checked.is_err() {
-                hold.end();
-                return checked;
-            }
-            let blobs = Arc::clone(&hold.uploads.blobs);
-            let scrap = Scrap::new(blobs.layout.upload(hold.id).join("data"));
-            let published = VerifiedFile::verify(growing, scrap, &expected).and_then(|file| blobs.publish(file));
-            hold.end();
-            published
+        let (image, expected, id) = (self.image.clone(), digest.clone(), self.id);
+        let uploads = Arc::clone(&hold.uploads);
+        let ending = Ending(Some(hold));
+        let (landing, ending) = blocking(move || {
+            image
+                .inner
+                .check_quota(&image.place.repository, Some((&expected, growing.written())))?;
+            uploads.space.check()?;
+            let scrap = Scrap::new(uploads.blobs.layout.upload(id).join("data"));
+            let verified = VerifiedFile::verify(growing, scrap, &expected)?;
+            Ok((image.prepare(expected, Some(verified))?, ending))
         })
         .await?;
-        self.image.link_blob(digest).await
+        self.image.land(landing, ending).await
     }
 
     /// Ends the upload without a blob.
