@@ -172,7 +172,7 @@ impl<'a> Check<'a> {
     }
 
     /// Uploads that were cut off go on where they were.
-    async fn uploads(&self) {
+    pub(crate) async fn uploads(&self) {
         for upload in self.caller.world.take_unfinished() {
             self.resume(upload).await;
         }

@@ -31,7 +31,12 @@ const GATE: (u64, f64) = (4_000, 25.0);
 
 impl Caller {
     async fn sign_and_look(mut self) {
-        while !self.world.is_over() && self.sign().await.is_ok() {}
+        while !self.world.is_over() && self.sign().await.is_ok() {
+            // Uploads that are left go on some day. Were they only ever begun, there would soon be as many as there may be.
+            if self.dice.once_in(10) {
+                Check::new(&self, Loss::Process).uploads().await;
+            }
+        }
     }
 
     /// An image, and a manifest about it, which is listed from then on.
