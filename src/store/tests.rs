@@ -7,6 +7,8 @@ mod keeping;
 mod model;
 mod reclaiming;
 mod rules;
+#[path = "../../tests/support/size.rs"]
+mod size;
 mod uploading;
 mod verifying;
 

@@ -14,8 +14,8 @@ use crate::check::{Check, staging_is_clean};
 use crate::dice::{Dice, seed};
 use crate::places::{Kills, Place as _, started};
 use crate::promises::{CALLS, check};
-use crate::raw::is_full;
 use crate::strace::{Strace, Trace};
+use crate::support::size::is_full;
 use crate::support::upstream::noise;
 use crate::world::World;
 

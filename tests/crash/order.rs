@@ -6,8 +6,8 @@ use crate::caller::Door;
 use crate::dice::{Dice, seed};
 use crate::places::{Kills, Place as _, started};
 use crate::promises::{CALLS, check};
-use crate::raw::is_full;
 use crate::strace::{Call, Strace, Trace};
+use crate::support::size::is_full;
 use crate::workload::Crowd;
 use crate::world::World;
 

@@ -12,7 +12,8 @@ use crate::binary::{Registry, image_manifest, sha256, temporary};
 use crate::caller::{Caller, Door, Gone};
 use crate::check::{Check, Loss};
 use crate::dice::{Dice, seed};
-use crate::raw::{is_full, metric};
+use crate::raw::metric;
+use crate::support::size::Size;
 use crate::tree;
 use crate::workload::Crowd;
 use crate::world::World;
@@ -26,8 +27,17 @@ const CROWD: Crowd = Crowd {
 /// Who sign what they have pushed.
 const SIGNING: usize = 2;
 /// Requests, and passes over the store among them. The full size is what Quay's rewrite was shown to fail at, 40 times.
-const FULL: (u64, f64) = (104_135, 481.0);
-const GATE: (u64, f64) = (4_000, 25.0);
+const FULL: (u64, u32) = (104_135, 481);
+const GATE: (u64, u32) = (4_000, 25);
+
+/// How many requests and passes there are to be. Of a number of passes, with as many requests to each as at the full size.
+fn size() -> (u64, u32) {
+    match Size::asked() {
+        Size::Gate => GATE,
+        Size::Full => FULL,
+        Size::Count(passes) => (FULL.0 * u64::from(passes) / u64::from(FULL.1), passes),
+    }
+}
 
 impl Caller {
     async fn sign_and_look(mut self) {
@@ -77,7 +87,7 @@ impl Caller {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d07_nobody_notices_that_room_is_given_back() {
-    let (requests, enough) = if is_full() { FULL } else { GATE };
+    let (requests, enough) = size();
     let mut dice = Dice::new(seed("D7"));
     let world = World::new().await;
     world.publish(&mut dice, 20);
@@ -89,7 +99,7 @@ async fn d07_nobody_notices_that_room_is_given_back() {
     let done = async {
         loop {
             let passes = metric(&registry, "entrepot_gc_runs_total{result=\"success\"}").await;
-            if world.requests() >= requests && passes >= enough {
+            if world.requests() >= requests && passes >= f64::from(enough) {
                 return world.end_after(0);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

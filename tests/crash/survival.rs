@@ -10,7 +10,7 @@ use crate::caller::Door;
 use crate::check::{Check, staging_is_clean};
 use crate::dice::{Dice, seed};
 use crate::places::{Kills, Place, PowerCuts, started};
-use crate::raw::is_full;
+use crate::support::size::Size;
 use crate::support::upstream::noise;
 use crate::tree;
 use crate::workload::Crowd;
@@ -26,17 +26,17 @@ const CROWD: Crowd = Crowd {
 const MANIFESTS: usize = 10_000;
 
 /// How many lives, and for how many milliseconds at most: as in the gate, at the full size, or as many as are asked for.
-fn size(gate: (usize, u64)) -> (usize, u64) {
-    const FULL: (usize, u64) = (1_000, 2_000);
-    match std::env::var("ENTREPOT_LIVES") {
-        Ok(lives) => (lives.parse().expect("ENTREPOT_LIVES is a number"), FULL.1),
-        Err(_) if is_full() => FULL,
-        Err(_) => gate,
+fn size(gate: (u32, u64)) -> (u32, u64) {
+    const LONGEST: u64 = 2_000;
+    match Size::asked() {
+        Size::Gate => gate,
+        Size::Full => (1_000, LONGEST),
+        Size::Count(lives) => (lives, LONGEST),
     }
 }
 
 /// So many lives, of which none lasts longer than so many milliseconds.
-async fn survive<P: Place>(test: &str, lives: usize, longest: u64) {
+async fn survive<P: Place>(test: &str, lives: u32, longest: u64) {
     let mut dice = Dice::new(seed(test));
     let (mut ended, mut acknowledged, mut requests, mut longest_start) = (0, 0, 0, Duration::ZERO);
     while ended < lives {
@@ -65,7 +65,7 @@ async fn survive<P: Place>(test: &str, lives: usize, longest: u64) {
     eprintln!(
         "{test}: {ended} ends, {requests} requests, {acknowledged} acknowledged changes, none lost; ready within {longest_start:?}"
     );
-    assert!(acknowledged > 5 * lives as u64, "next to nothing was done");
+    assert!(acknowledged > 5 * u64::from(lives), "next to nothing was done");
 }
 
 /// A new life, that has all that it must have.

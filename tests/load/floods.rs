@@ -9,6 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::binary::Registry;
 use crate::raw::{connect, percentile, resident, timings};
+use crate::support::size::is_full;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -18,8 +19,9 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const WINDOW: u8 = 8;
 const CONTINUATION: u8 = 9;
-/// How long each flood lasts, in milliseconds, when ENTREPOT_FLOOD_SECONDS does not say.
-const FLOOD: u64 = 1500;
+/// How long each flood lasts: as in the gate, and at the full size.
+const GATE: Duration = Duration::from_millis(1500);
+const FULL: Duration = Duration::from_secs(60);
 /// What a pull may take longer beside a flood whatever it takes alone: below it, a time is about which of two processors the
 /// system gave to whom, which it does in slices of a few milliseconds.
 const NOISE: Duration = Duration::from_millis(10);
@@ -30,10 +32,7 @@ const ROUNDS: usize = 3;
 const MEGABYTE: u64 = 1 << 20;
 
 fn length() -> Duration {
-    match std::env::var("ENTREPOT_FLOOD_SECONDS") {
-        Ok(seconds) => Duration::from_secs(seconds.parse().expect("ENTREPOT_FLOOD_SECONDS is a number")),
-        Err(_) => Duration::from_millis(FLOOD),
-    }
+    if is_full() { FULL } else { GATE }
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

@@ -12,7 +12,8 @@ use reqwest::{Body, StatusCode};
 use tokio::task::JoinSet;
 
 use crate::binary::{OCI_INDEX, Registry, expect, temporary};
-use crate::raw::{is_full, peak};
+use crate::raw::peak;
+use crate::support::size::is_full;
 use crate::support::upstream::{ALWAYS, Act, Server, pattern, pattern_digest};
 
 const MEBIBYTE: u64 = 1 << 20;

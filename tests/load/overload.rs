@@ -10,7 +10,8 @@ use reqwest::Client;
 use tokio::time::{Instant, sleep};
 
 use crate::binary::{Registry, client, header, temporary, until};
-use crate::raw::{is_full, metric, percentile};
+use crate::raw::{metric, percentile};
+use crate::support::size::is_full;
 use crate::support::upstream::{ALWAYS, Act, Server};
 
 const HIT: &str = "/v2/docker/a/manifests/hit";

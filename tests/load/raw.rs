@@ -94,8 +94,3 @@ fn status(registry: &Registry, name: &str) -> u64 {
     let kilobytes: u64 = line.trim().strip_suffix(" kB").expect("kB").parse().expect("a number");
     kilobytes * 1024
 }
-
-/// Whether rows are to be shown at their full size, which takes a release and a machine with nothing else to do.
-pub(crate) fn is_full() -> bool {
-    std::env::var("ENTREPOT_TESTS").is_ok_and(|size| size == "full")
-}

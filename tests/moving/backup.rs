@@ -12,7 +12,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::binary::{Registry, entrepot, sha256, temporary, tree};
-use crate::images::{Spoken, is_full};
+use crate::images::Spoken;
+use crate::size::is_full;
 
 /// Garbage goes soon here, so that it goes in the middle of a backup; too soon for a push that is slow.
 const CONFIGURATION: &str = "server: { listen: '127.0.0.1:0' }\n\

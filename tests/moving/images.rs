@@ -12,11 +12,6 @@ pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.ma
 const EVERY: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
                      application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
 
-/// Whether the full size was asked for, and not that of the gate.
-pub(crate) fn is_full() -> bool {
-    std::env::var("ENTREPOT_TESTS").is_ok_and(|size| size == "full")
-}
-
 /// The manifest of an image of one layer.
 fn image_text(content: &[u8]) -> String {
     image_manifest((&sha256(b"{}"), 2), &[(&sha256(content), content.len())], "")

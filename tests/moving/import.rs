@@ -10,7 +10,8 @@ use tempfile::TempDir;
 
 use crate::binary::{Registry, entrepot, sha256, temporary};
 use crate::distribution::Distribution;
-use crate::images::{Answers, Spoken, is_full, referrer};
+use crate::images::{Answers, Spoken, referrer};
+use crate::size::is_full;
 
 const NAMES: [&str; 4] = ["alpine", "team/app", "team/app/sub/deep_er--er", "team/multi"];
 const CONFIGURATION: &str =

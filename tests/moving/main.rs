@@ -14,3 +14,5 @@ mod binary;
 mod distribution;
 mod images;
 mod import;
+#[path = "../support/size.rs"]
+mod size;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use reqwest::StatusCode;
 
+use crate::size::is_full;
 use crate::support::{OCI_MANIFEST, Registry, expect, image_manifest, temporary, until};
 
 const CONFIGURATION: &str =
@@ -115,13 +116,9 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Twenty ways to lose an index, or with `ENTREPOT_TESTS=full` two hundred.
+/// Twenty ways to lose an index, or at the full size two hundred.
 fn ways(older: &Path) -> Vec<(String, Damage)> {
-    let several = if std::env::var_os("ENTREPOT_TESTS").is_some_and(|size| size == "full") {
-        98
-    } else {
-        8
-    };
+    let several = if is_full() { 98 } else { 8 };
     let older = older.to_owned();
     let mut ways: Vec<(String, Damage)> = vec![
         (

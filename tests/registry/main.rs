@@ -21,6 +21,8 @@ mod push;
 mod reclaim;
 mod robots;
 mod routing;
+#[path = "../support/size.rs"]
+mod size;
 mod support;
 mod tags;
 mod verify;

@@ -13,5 +13,6 @@ pub mod issuer;
 pub mod proxy;
 pub mod remote;
 pub mod site;
+pub mod size;
 pub mod tls;
 pub mod upstream;

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use proptest::prelude::*;
 
 use super::images::manifest;
+use super::size::is_full;
 use super::*;
 use crate::oci::manifest::Contents;
 use crate::oci::{Descriptor, Manifest, Page, Tag};
@@ -368,10 +369,9 @@ async fn run(root: &tempfile::TempDir, steps: &[Step]) {
     model.check(&store, fresh).await;
 }
 
-/// D12: 5,000 steps, or with `ENTREPOT_TESTS=full` 100,000.
+/// D12: 5,000 steps, or at the full size 100,000.
 fn cases() -> u32 {
-    let is_full = std::env::var("ENTREPOT_TESTS").is_ok_and(|size| size == "full");
-    if is_full { 5_000 } else { 250 }
+    if is_full() { 5_000 } else { 250 }
 }
 
 proptest! {
