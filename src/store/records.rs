@@ -6,9 +6,11 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::blobs::Blobs;
 use super::disk::{Debts, Disk, Scrap, is_absence, read_small};
@@ -21,6 +23,17 @@ use crate::telemetry::Metrics;
 
 /// A digest has 135 characters at most, a media type 255.
 const LONGEST_RECORD: u64 = 1024;
+
+/// What has become of a manifest that was on a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Listed {
+    /// It is here, and says this.
+    Says(Box<Contents>),
+    /// It was deleted since.
+    Gone,
+    /// It should be here, and cannot be read.
+    Unreadable,
+}
 
 /// The records of every image.
 #[derive(Debug)]
@@ -150,6 +163,24 @@ impl Records {
         })
     }
 
+    /// What a manifest says that was on a list. Whoever does not have the image's turn may find that it has gone since.
+    pub(super) fn listed(&self, place: &Place, digest: &Digest) -> Result<Listed, Error> {
+        let link = self.layout.revision(place, digest);
+        let mut before = written(&link)?;
+        while before.is_some() {
+            if let Some((_, contents)) = self.manifest(place, digest)? {
+                return Ok(Listed::Says(Box::new(contents)));
+            }
+            let now = written(&link)?;
+            if now == before {
+                return Ok(Listed::Unreadable);
+            }
+            // It was deleted, and maybe pushed again, while it was read.
+            before = now;
+        }
+        Ok(Listed::Gone)
+    }
+
     /// The manifests of an image that stay because a tag is pinned: what it means, and what that is an index of.
     pub(super) fn pinned(&self, place: &Place) -> Result<HashSet<Digest>, Error> {
         let mut pinned = HashSet::new();
@@ -265,6 +296,16 @@ impl Records {
 
     pub(super) fn write_link(&self, path: &Path, digest: &Digest) -> Result<(), Error> {
         self.disk.write(path, digest.as_str().as_bytes())
+    }
+}
+
+/// Which file lies at a path, and since when; none if there is none.
+fn written(path: &Path) -> Result<Option<(u64, SystemTime)>, Error> {
+    let found = fs::symlink_metadata(path).and_then(|found| Ok((found.ino(), found.modified()?)));
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if is_absence(&error) => Ok(None),
+        Err(error) => Err(Error::disk(path)(error)),
     }
 }
 

@@ -10,10 +10,22 @@ mod rules;
 #[path = "../../tests/support/size.rs"]
 mod size;
 mod uploading;
+mod vanishing;
 mod verifying;
 
 use super::*;
 use crate::oci::Algorithm;
+
+/// A directory in memory, where that is possible: for what is not about the disk, and syncs a lot.
+fn in_memory() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    let made = if memory.is_dir() {
+        tempfile::tempdir_in(memory)
+    } else {
+        tempfile::tempdir()
+    };
+    made.unwrap()
+}
 
 fn options(root: &tempfile::TempDir) -> Options {
     Options {

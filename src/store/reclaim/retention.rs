@@ -17,7 +17,7 @@ use crate::oci::manifest::Contents;
 use crate::oci::{Digest, Tag};
 use crate::store::disk::read_small;
 use crate::store::layout::Place;
-use crate::store::records::Records;
+use crate::store::records::{Listed, Records};
 use crate::store::rows::Changes;
 use crate::store::{Error, Image, Inner, rebuild};
 
@@ -190,15 +190,18 @@ fn untagged(
     let mut manifests = Vec::new();
     for digest in records.revisions(place) {
         let digest = digest?;
-        let Some((_, contents)) = records.manifest(place, &digest)? else {
-            let image = name(place, '@', digest.as_str());
-            tracing::warn!(
-                image,
-                "a manifest that cannot be read keeps the untagged ones of its image"
-            );
-            return Ok(Vec::new());
-        };
-        manifests.push((digest, contents));
+        match records.listed(place, &digest)? {
+            Listed::Says(contents) => manifests.push((digest, *contents)),
+            Listed::Gone => {}
+            Listed::Unreadable => {
+                let image = name(place, '@', digest.as_str());
+                tracing::warn!(
+                    image,
+                    "a manifest that cannot be read keeps the untagged ones of its image"
+                );
+                return Ok(Vec::new());
+            }
+        }
     }
     let mut kept = HashSet::new();
     for read in records.tags(place) {

@@ -12,7 +12,7 @@ use crate::store::Error;
 use crate::store::disk::{is_absence, read_small};
 use crate::store::keep::{entries, place_of};
 use crate::store::layout::Place;
-use crate::store::records::{self, Records};
+use crate::store::records::{self, Listed, Records};
 use crate::store::trash;
 
 /// A link is read up to this length.
@@ -137,8 +137,10 @@ impl Survey {
 fn needed(records: &Records, place: &Place, revisions: &[Digest]) -> Result<Result<HashSet<Digest>, String>, Error> {
     let mut needed = HashSet::new();
     for digest in revisions {
-        let Some((_, contents)) = records.manifest(place, digest)? else {
-            return Ok(Err(format!("the manifest {digest} cannot be read")));
+        let contents = match records.listed(place, digest)? {
+            Listed::Says(contents) => contents,
+            Listed::Gone => continue,
+            Listed::Unreadable => return Ok(Err(format!("the manifest {digest} cannot be read"))),
         };
         let blobs = contents.config.into_iter().chain(contents.layers);
         needed.extend(blobs.map(|descriptor| descriptor.digest));

@@ -1,7 +1,6 @@
 //! Any sequence of operations, restarts and crashes, against a model of what should be there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::SystemTime;
 
 use proptest::prelude::*;
@@ -379,9 +378,6 @@ proptest! {
     #[test]
     fn d12_whatever_is_done_the_store_says_what_the_model_says(steps in prop::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        // In memory where that is possible: it is not the disk that is tested here.
-        let memory = Path::new("/dev/shm");
-        let root = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-        runtime.block_on(run(&root.unwrap(), &steps));
+        runtime.block_on(run(&in_memory(), &steps));
     }
 }
