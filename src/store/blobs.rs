@@ -2,7 +2,9 @@
 //!
 //! What is published here stays as it is until it is removed. A file of another length than what was published can only
 //! come from a disk that lost it: it is taken for absent, so that the blob is fetched or pushed again. The index may be
-//! wrong about that length, and so may a manifest: hence such a file is read, once, and its digest decides.
+//! wrong about that length, and so may a manifest: hence such a file is read, once, and its digest decides. A file of the
+//! right length with other bytes is not noticed by who reads it; a pass over the store finds it, and so does whoever brings
+//! the same content again, which then takes its place.
 
 use std::fs::{self, File};
 use std::io;
@@ -25,6 +27,9 @@ use crate::telemetry::Metrics;
 
 /// More than any manifest has, here or elsewhere: what is longer is not read into memory.
 const LONGEST_MANIFEST: u64 = 64 << 20;
+
+/// How much of two files is compared at once.
+const PIECE: usize = 256 << 10;
 
 /// How many verdicts on files of unexpected length are remembered.
 const VERDICTS: u64 = 10_000;
@@ -158,7 +163,7 @@ impl Blobs {
 
     /// Makes the bytes of a verified file durable, if they are needed.
     pub(super) fn settle(&self, verified: &mut VerifiedFile) -> Result<(), Error> {
-        if self.stands(&self.layout.blob(verified.digest()), verified.size())? {
+        if self.stands(&self.layout.blob(verified.digest()), verified.size())? && !self.has_rotted(verified) {
             return Ok(());
         }
         self.disk.synced(verified.sync())
@@ -170,7 +175,7 @@ impl Blobs {
         let _stays = self.guards.share(verified.digest());
         self.guards.note_reader(verified.digest(), verified.file());
         let target = self.layout.blob(verified.digest());
-        if self.stands(&target, verified.size())? {
+        if !verified.is_synced() && self.stands(&target, verified.size())? {
             debts.rely(&target);
             return Ok(());
         }
@@ -178,6 +183,28 @@ impl Blobs {
         self.disk.synced(verified.sync())?;
         debts.make_parent(&target)?;
         debts.place(verified.into_scrap(), &target)
+    }
+
+    /// Whether what is there is as long as a verified file, and other bytes or not to be read. Reading both costs less than
+    /// making new ones durable in the place of those that are right.
+    fn has_rotted(&self, verified: &VerifiedFile) -> bool {
+        let digest = verified.digest();
+        let is_sound = || -> io::Result<bool> {
+            let stored = File::open(self.layout.blob(digest))?;
+            let has_its_length = stored.metadata()?.len() == verified.size();
+            Ok(!has_its_length || have_the_same_bytes(&stored, verified.file())?)
+        };
+        match is_sound() {
+            Ok(true) => false,
+            Err(error) if is_absence(&error) => false,
+            Ok(false) | Err(_) => {
+                self.damaged(
+                    digest,
+                    "its bytes are not those that have come now, which take its place",
+                );
+                true
+            }
+        }
     }
 
     /// Puts the bytes of a manifest where their digest belongs, durably. What is there must be the very same bytes.
@@ -202,5 +229,23 @@ impl Blobs {
             Err(error) if is_absence(&error) => Ok(false),
             Err(error) => Err(Error::disk(target)(error)),
         }
+    }
+}
+
+/// Whether two files of one length have the same bytes.
+fn have_the_same_bytes(one: &File, other: &File) -> io::Result<bool> {
+    let (mut here, mut there) = (vec![0; PIECE], vec![0; PIECE]);
+    let mut at = 0;
+    loop {
+        let read = match one.read_at(&mut here, at) {
+            Ok(0) => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        other.read_exact_at(&mut there[..read], at)?;
+        if here[..read] != there[..read] {
+            return Ok(false);
+        }
+        at += read as u64;
     }
 }

@@ -201,6 +201,11 @@ impl VerifiedFile {
         Ok(())
     }
 
+    /// Whether somebody has waited for that.
+    pub(super) const fn is_synced(&self) -> bool {
+        self.synced
+    }
+
     pub(super) fn into_scrap(self) -> Scrap {
         self.scrap
     }

@@ -13,11 +13,11 @@ use Defect as D;
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-fn key(text: &str) -> RepositoryKey {
+pub(super) fn key(text: &str) -> RepositoryKey {
     text.parse().unwrap()
 }
 
-fn what(repair: Repair) -> Verifying {
+pub(super) fn what(repair: Repair) -> Verifying {
     Verifying {
         repositories: HashMap::from([(key("local"), Keeps::Local), (key("hub"), Keeps::Remote)]),
         repair,
@@ -25,7 +25,7 @@ fn what(repair: Repair) -> Verifying {
     }
 }
 
-fn manifest_of(config: &Digest, layers: &[(&Digest, u64)], media_type: bool) -> (Manifest, Contents) {
+pub(super) fn manifest_of(config: &Digest, layers: &[(&Digest, u64)], media_type: bool) -> (Manifest, Contents) {
     let blob = |digest: &Digest, size: u64| {
         format!(r#"{{"mediaType":"application/octet-stream","digest":"{digest}","size":{size}}}"#)
     };
@@ -71,13 +71,13 @@ struct Tree {
     cached: Digest,
 }
 
-async fn blob_in(store: &Store, image: &Image, bytes: &[u8]) -> Digest {
+pub(super) async fn blob_in(store: &Store, image: &Image, bytes: &[u8]) -> Digest {
     let digest = publish(store, bytes).await;
     image.link_blob(&digest).await.unwrap();
     digest
 }
 
-async fn put(image: &Image, (manifest, contents): &(Manifest, Contents), tag: &str) -> Digest {
+pub(super) async fn put(image: &Image, (manifest, contents): &(Manifest, Contents), tag: &str) -> Digest {
     let tags: Vec<Tag> = vec![tag.parse().unwrap()];
     let put = image.put_manifest(manifest, contents, &tags, Present::default());
     put.await.unwrap();
@@ -770,71 +770,4 @@ async fn d08_beside_a_live_load_nothing_is_found() {
     for task in load {
         assert!(task.await.unwrap() >= 3);
     }
-}
-
-/// Row D6: 100 blobs and 20 manifests with one bit turned over, half of them of a remote.
-#[tokio::test]
-async fn d06_what_has_rotted_is_put_aside_and_what_was_fetched_is_fetched_again() {
-    let root = tempfile::tempdir().unwrap();
-    let store = open(&root).await;
-    let (mut blobs, mut manifests) = (Vec::new(), Vec::new());
-    let config = publish(&store, b"config").await;
-    for number in 0..20_u32 {
-        let repository = if number % 2 == 0 { "local" } else { "hub" };
-        let image = store.image(&key(repository), &format!("app{number}").parse().unwrap());
-        image.link_blob(&config).await.unwrap();
-        let mut layers = Vec::new();
-        for layer in 0..5 {
-            let bytes = format!("{number:04} {layer} {}", "x".repeat(1000));
-            layers.push((blob_in(&store, &image, bytes.as_bytes()).await, bytes));
-        }
-        let sizes: Vec<(&Digest, u64)> = layers.iter().map(|(digest, b)| (digest, b.len() as u64)).collect();
-        let pushed = manifest_of(&config, &sizes, true);
-        put(&image, &pushed, "v1").await;
-        manifests.push((image.place, pushed));
-        blobs.extend(layers);
-    }
-    store.close().await;
-    drop(store);
-    let layout = Layout::new(root.path());
-    let rotten = blobs.iter().map(|(digest, _)| digest);
-    let rotten: Vec<&Digest> = rotten.chain(manifests.iter().map(|(_, (m, _))| &m.digest)).collect();
-    for (number, digest) in rotten.iter().enumerate() {
-        let path = layout.blob(digest);
-        let mut bytes = fs::read(&path).unwrap();
-        let at = number * 37 % bytes.len();
-        bytes[at] ^= 1 << (number % 8);
-        fs::write(path, bytes).unwrap();
-    }
-
-    let store = open(&root).await;
-    let done = store.verify(what(Repair::Content)).await.unwrap();
-    let aside = done.findings.iter();
-    let aside = aside.filter(|finding| finding.outcome == Outcome::Quarantined);
-    assert_eq!(aside.count(), 120, "{:#?}", done.findings);
-    for digest in &rotten {
-        assert!(!layout.blob(digest).exists() && !bytes_are_here(&store, digest).await);
-    }
-    for (place, (document, contents)) in &manifests {
-        let image = store.image(&place.repository, &place.image);
-        assert!(image.manifest(&document.digest).await.unwrap().is_none());
-        assert_eq!(
-            image.tag(&"v1".parse().unwrap()).await.unwrap().is_none(),
-            place.repository == key("hub"),
-            "what is fetched is asked for again, what was pushed is remembered"
-        );
-        // As a fetch does it, or a push.
-        for descriptor in &contents.layers {
-            let (digest, bytes) = blobs.iter().find(|(digest, _)| *digest == descriptor.digest).unwrap();
-            assert_eq!(image.has_blob(digest).await.unwrap(), None);
-            assert_eq!(blob_in(&store, &image, bytes.as_bytes()).await, *digest);
-        }
-        put(&image, &(document.clone(), contents.clone()), "v1").await;
-        assert!(image.manifest(&document.digest).await.unwrap().is_some());
-    }
-    assert_eq!(store.verify(what(Repair::Nothing)).await.unwrap().findings, []);
-}
-
-async fn bytes_are_here(store: &Store, digest: &Digest) -> bool {
-    store.open_blob(digest).await.unwrap().is_some()
 }
