@@ -6,6 +6,7 @@ mod indexing;
 mod keeping;
 mod model;
 mod reclaiming;
+mod resuming;
 mod rotting;
 mod rules;
 #[path = "../../tests/support/size.rs"]

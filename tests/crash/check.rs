@@ -200,6 +200,7 @@ impl<'a> Check<'a> {
             upload.taken,
             upload.bytes.len()
         );
+        self.astray(&location, there).await;
         upload.taken = there;
         upload.location = location;
         let image = Caller {
@@ -210,6 +211,18 @@ impl<'a> Check<'a> {
             dice: Dice::new(0),
         };
         assert!(image.finish(&upload).await.expect("nothing ends it now"));
+    }
+}
+
+impl Check<'_> {
+    /// A piece that does not go on where an upload is is refused, before any of it is read, and told where that is.
+    async fn astray(&self, location: &str, there: usize) {
+        let request = self.caller.door.request("PATCH", location);
+        let request = request.header("content-range", format!("{}-{}", there + 1, there + 1000));
+        let answer = self.caller.ask(request).await.expect("nothing ends it now");
+        assert_eq!(answer.status, StatusCode::RANGE_NOT_SATISFIABLE, "{location}");
+        let range = format!("0-{}", there.saturating_sub(1));
+        assert_eq!(answer.header("range"), range, "{location}");
     }
 }
 

@@ -17,6 +17,7 @@ use reqwest::StatusCode;
 
 use crate::binary::{OCI_MANIFEST, Registry, expect, header, refused, sha256, temporary, until};
 use crate::support::remote::{MIB, Remote, drain, pulling, until as until_now};
+use crate::support::size::is_full;
 use crate::support::upstream::{ALWAYS, Act, Gate, Server, noise, remote};
 
 const KIB: usize = 1 << 10;
@@ -59,11 +60,15 @@ fn file_of(remote: &Remote, digest: &Digest) -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[expect(clippy::print_stdout, reason = "what was seen, and not only that it was enough")]
 async fn d10_sixty_four_readers_at_a_tenth_of_the_space_see_nothing_of_the_eviction() {
     const BLOBS: usize = 100;
     const LENGTH: usize = 128 * KIB;
     const LIMIT: u64 = (BLOBS * LENGTH / 10) as u64;
-    let server = Server::start().await;
+    /// For so long at the full size.
+    const LASTS: Duration = Duration::from_secs(30 * 60);
+    let end = is_full().then(|| Instant::now() + LASTS);
+    let server = Arc::new(Server::start().await);
     let blobs: Vec<Bytes> = (0..BLOBS as u64).map(|seed| noise(LENGTH, seed)).collect();
     let digests: Vec<Digest> = blobs.iter().map(|blob| server.put_blob("a", blob)).collect();
     let remote = Arc::new(pulling(&at_most(&server, LIMIT)).await);
@@ -73,6 +78,7 @@ async fn d10_sixty_four_readers_at_a_tenth_of_the_space_see_nothing_of_the_evict
     let highest = Arc::new(AtomicU64::new(0));
     let sampling = tokio::spawn({
         let (remote, over, highest) = (Arc::clone(&remote), Arc::clone(&over), Arc::clone(&highest));
+        let server = Arc::clone(&server);
         async move {
             while !over.load(Ordering::Relaxed) {
                 let accounted = remote.counted("entrepot_cache_bytes{repository=\"remote\"}");
@@ -82,6 +88,8 @@ async fn d10_sixty_four_readers_at_a_tenth_of_the_space_see_nothing_of_the_evict
                 assert!(bytes <= LIMIT + LENGTH as u64, "{bytes} on the disk, {LIMIT} allowed");
                 highest.fetch_max(bytes, Ordering::Relaxed);
                 remote.store.tidy().await.unwrap();
+                // Half an hour of it would not fit into memory.
+                server.forget();
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         }
@@ -91,7 +99,9 @@ async fn d10_sixty_four_readers_at_a_tenth_of_the_space_see_nothing_of_the_evict
         tokio::spawn(async move {
             let mut state = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(reader + 1);
             let mut hits = 0;
-            for _ in 0..12 {
+            let mut reads = 0;
+            while end.map_or(reads < 12, |end| Instant::now() < end) {
+                reads += 1;
                 state ^= state << 13;
                 state ^= state >> 7;
                 state ^= state << 17;
@@ -101,17 +111,22 @@ async fn d10_sixty_four_readers_at_a_tenth_of_the_space_see_nothing_of_the_evict
                 assert!(bytes == blobs[number], "blob {number} is not what it should be");
                 hits += usize::from(outcome == Outcome::Hit);
             }
-            hits
+            (hits, reads)
         })
     });
     let readers: Vec<_> = readers.collect();
-    let mut hits = 0;
+    let (mut hits, mut reads) = (0, 0);
     for reader in readers {
-        hits += reader.await.unwrap();
+        let of_reader = reader.await.unwrap();
+        hits += of_reader.0;
+        reads += of_reader.1;
     }
     over.store(true, Ordering::Relaxed);
     sampling.await.unwrap();
     let evicted = remote.counted("entrepot_evicted_blobs_total{reason=\"max_size\",repository=\"remote\"}");
+    println!(
+        "D10: {reads} reads, {hits} of what was here; {evicted} blobs went; {highest:?} bytes at most, {LIMIT} allowed"
+    );
     assert!(evicted > 0, "nothing had to go");
     assert!(hits > 0, "what was kept was never of use");
     assert!(highest.load(Ordering::Relaxed) > LIMIT / 2, "next to nothing was kept");

@@ -380,6 +380,11 @@ impl Server {
         lock(&self.shared.seen).clone()
     }
 
+    /// What came is not remembered any more.
+    pub fn forget(&self) {
+        lock(&self.shared.seen).clear();
+    }
+
     /// From now on wants this user and password.
     pub fn demand_basic(&self, username: &str, password: &str) {
         self.demand_any_basic(&[(username, password)]);
