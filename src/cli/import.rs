@@ -41,9 +41,9 @@ pub(super) fn directory(file: &File, from: &Path, into: &str, replace_tags: bool
 /// Where it goes, by the rules of that repository.
 fn target(config: &Config, into: &str) -> Result<Importing, String> {
     let key = into.parse().map_err(|error| format!("`--into {into}`: {error}"))?;
-    let (sparse, immutable) = match config.repositories.get(&key) {
-        Some(RepositoryConfig::Local(local)) => (local.allow_sparse, local.immutable_tags.clone()),
-        Some(RepositoryConfig::Remote(_)) => (true, Vec::new()),
+    let (sparse, immutable, quota) = match config.repositories.get(&key) {
+        Some(RepositoryConfig::Local(local)) => (local.allow_sparse, local.immutable_tags.clone(), local.quota),
+        Some(RepositoryConfig::Remote(_)) => (true, Vec::new(), None),
         Some(RepositoryConfig::Virtual(_)) => {
             return Err(format!("`{key}` keeps nothing itself: name one of its members"));
         }
@@ -55,6 +55,7 @@ fn target(config: &Config, into: &str) -> Result<Importing, String> {
         sparse,
         replace_tags: false,
         immutable: immutable.into(),
+        quota,
     })
 }
 

@@ -4,15 +4,15 @@
 //! Each piece is durable before the next speaks of it, as in a push: bytes, links to them, manifests from the leaves up,
 //! tags at last. What is there already is passed over. So it can end anywhere and be done again.
 
+mod content;
 mod tree;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::adopt::Adopted;
 use super::error::Error;
 use super::history::IMPORT;
 use super::layout::{Layout, Place};
@@ -34,6 +34,8 @@ pub struct Importing {
     pub replace_tags: bool,
     /// Tags that, once they mean something, mean it for ever.
     pub immutable: Arc<[Pattern]>,
+    /// The most bytes of blobs that the repository may have.
+    pub quota: Option<u64>,
 }
 
 /// What was taken over.
@@ -69,6 +71,9 @@ impl Imported {
 impl Store {
     /// Takes over what is in a directory of `registry:2`. Every byte of it is read.
     pub async fn import(&self, what: Importing) -> Result<Imported, Error> {
+        if what.quota.is_some() {
+            self.release(&what.into, what.quota);
+        }
         let inner = Arc::clone(&self.inner);
         let imported = blocking(move || {
             let theirs = Layout::new(&what.from);
@@ -125,7 +130,15 @@ impl Import<'_> {
         let image = Image::new(Arc::clone(&self.inner), place).with_immutable_tags(Arc::clone(&self.what.immutable));
         let _turn = self.inner.turns.take_now(image.stripe)?;
         let manifests = self.read_manifests(found)?;
-        let here = self.take_over_blobs(found, &image.place, &manifests)?;
+        let content = self.content(found, &manifests)?;
+        match self.check_room(&image.place, &content) {
+            Err(error @ Error::OverQuota { .. }) => {
+                self.problem(&found.name, &format!("is left out, with its tags: {error}"));
+                return Ok(());
+            }
+            checked => checked?,
+        }
+        let here = self.take_over_blobs(found, &image.place, &content)?;
         let count = manifests.len() + here.len();
         self.take_over_manifests(found, &image, manifests, &here)?;
         self.done.images += u64::from(count > 0);
@@ -161,42 +174,6 @@ impl Import<'_> {
             }
         }
         Ok(manifests)
-    }
-
-    /// The blobs of an image that are here and linked now.
-    fn take_over_blobs(
-        &mut self,
-        found: &Found,
-        place: &Place,
-        manifests: &BTreeMap<Digest, Theirs>,
-    ) -> Result<HashSet<Digest>, Error> {
-        let needed = manifests.values().flat_map(|theirs| blobs_of(&theirs.contents));
-        let needed: BTreeSet<Digest> = needed.cloned().collect();
-        let linked: BTreeSet<Digest> = self.tree.layers(found)?.into_iter().collect();
-        let mut here = HashSet::new();
-        for digest in needed.union(&linked) {
-            let adopted = self.inner.blobs.adopt(&self.tree.blob(digest), digest)?;
-            match &adopted {
-                Adopted::Present => self.done.present += 1,
-                Adopted::Linked(size) => {
-                    self.done.linked += 1;
-                    self.done.bytes += size;
-                }
-                Adopted::Copied(size) => {
-                    self.done.copied += 1;
-                    self.done.bytes += size;
-                }
-                Adopted::Absent => self.done.dangling += u64::from(!needed.contains(digest)),
-                Adopted::Refused(why) => self.problem(&found.name, &format!("the blob {digest} is left out: {why}")),
-            }
-            if adopted.is_here() {
-                if !self.inner.records.has_layer(place, digest)? {
-                    self.inner.records.link_layer(place, digest)?;
-                }
-                here.insert(digest.clone());
-            }
-        }
-        Ok(here)
     }
 
     /// From the leaves up: an index comes after what it lists.

@@ -265,6 +265,24 @@ impl Inner {
         }
     }
 
+    /// Refuses if blobs would be too much for a repository, all of those together that it has not got.
+    pub(super) fn check_quota_for_all(
+        &self,
+        repository: &RepositoryKey,
+        blobs: &[(&Digest, u64)],
+    ) -> Result<(), Error> {
+        let Some(kept) = self.keep.get(repository).filter(|kept| !kept.evictable) else {
+            return Ok(());
+        };
+        self.read_account(&kept)?;
+        let account = kept.account();
+        let new = blobs.iter().filter(|(digest, _)| !account.has(digest));
+        match new.map(|(_, size)| *size).sum() {
+            0 => Ok(()),
+            more => account.check_quota(more),
+        }
+    }
+
     /// Sees to it that an account says all there is. Where the index does not know, the tree is read.
     fn read_account(&self, kept: &Kept) -> Result<(), Error> {
         let mut is_read = kept.is_read.lock().unwrap_or_else(PoisonError::into_inner);

@@ -219,6 +219,42 @@ async fn what_is_odd_damaged_or_in_the_way_is_told_and_the_rest_comes() {
 }
 
 #[tokio::test]
+async fn an_image_that_is_beyond_the_quota_is_named_and_the_rest_comes() {
+    let (theirs, ours) = (temporary(), here());
+    let theirs = theirs.path().join("registry");
+    let before = written(&theirs).await;
+    let limited = |quota: &str| {
+        let configuration = CONFIGURATION.replace("type: local", &format!("type: local, quota: {quota}"));
+        std::fs::write(ours.path().join("repositories.yml"), configuration).expect("a configuration");
+    };
+    limited("1MiB");
+    for used in ["", "54 "] {
+        let (_, problems) = done(&import(&ours, &theirs, &[]));
+        let expected = format!("team/multi: is left out, with its tags: the repository has {used}");
+        assert!(
+            problems.len() == 1 && problems[0].starts_with(&expected),
+            "{problems:#?}"
+        );
+    }
+    let without = |mut answers: Answers| {
+        answers.retain(|key, _| key.0 != "team/multi");
+        answers
+    };
+    assert!(
+        served(&ours, &[referrer()]).await == without(before.clone()),
+        "not the rest"
+    );
+    assert!(
+        !blob(&ours.path().join("data"), &vec![7; 3 << 20]).exists(),
+        "half of it"
+    );
+    // What all images have together, each blob once.
+    limited("3145789");
+    done(&import(&ours, &theirs, &[]));
+    assert!(served(&ours, &[referrer()]).await == before, "not the same");
+}
+
+#[tokio::test]
 async fn wherever_it_is_killed_nothing_is_half_there_and_it_goes_on() {
     let theirs = temporary();
     let theirs = theirs.path().join("registry");
