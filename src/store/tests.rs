@@ -4,6 +4,7 @@ mod history;
 mod images;
 mod indexing;
 mod keeping;
+mod living;
 mod model;
 mod reclaiming;
 mod resuming;
