@@ -7,7 +7,7 @@ mod watched;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -25,7 +25,7 @@ use crate::http::tls::Tls;
 use crate::oci::RepositoryKey;
 use crate::repository::{RemoteRepository, Repositories};
 use crate::store::{Keeps, Options, Repair, Store};
-use crate::telemetry::audit::{Entry, Outcome};
+use crate::telemetry::audit::Outcome;
 use crate::telemetry::{Audit, Metrics};
 
 /// How long the last lines of the audit may take, at most and at least.
@@ -215,8 +215,7 @@ impl App {
         } else {
             (Outcome::Failed, Some("the log says why"))
         };
-        let entry = Entry::of_system("reload", outcome, why);
-        self.front.site.load().audit.tell(entry, SystemTime::now());
+        self.front.tell_of_system("reload", outcome, why);
     }
 
     async fn take_over(&mut self, loaded: Loaded) -> anyhow::Result<()> {
@@ -279,8 +278,12 @@ async fn reclaim(front: Arc<Front>, every: Duration) {
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;
-        if let Err(error) = front.reclaim(false).await {
-            tracing::error!(%error, "what nothing needs could not be reclaimed");
+        match front.reclaim(false).await {
+            Ok(done) if done.links + done.blobs + done.emptied > 0 => {
+                front.tell_of_system("gc", Outcome::Allowed, None);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "what nothing needs could not be reclaimed"),
         }
     }
 }
@@ -289,7 +292,11 @@ async fn reclaim(front: Arc<Front>, every: Duration) {
 async fn look_through(front: Arc<Front>, every: Duration, rate: u64) {
     loop {
         tokio::time::sleep(every).await;
-        match front.verify(Repair::Content, Some(rate)).await {
+        let done = front.verify(Repair::Content, Some(rate)).await;
+        if done.as_ref().is_ok_and(|done| done.mended > 0) {
+            front.tell_of_system("verify", Outcome::Allowed, None);
+        }
+        match done {
             Ok(done) if done.problems > 0 => tracing::error!(
                 problems = done.problems,
                 mended = done.mended,

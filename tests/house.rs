@@ -189,7 +189,6 @@ fn only_who_tells_or_is_told_a_time_reads_the_wall_clock() {
         // Upstreams say when to come again.
         "upstream/",
         // What people read has its date.
-        "app.rs",
         "http/audit.rs",
         "telemetry/audit",
         "store/history.rs",

@@ -40,8 +40,10 @@ pub(super) struct Ask {
     identity: OnceLock<Identity>,
     /// What it is about, once that is known; the first, of several.
     subject: OnceLock<Subject>,
-    /// The name of the token that it is about.
-    token: OnceLock<String>,
+    /// What it is about that is no image: the name of a token, the directory of a backup.
+    thing: OnceLock<String>,
+    /// Whether it asked only to be told what would be done.
+    only_looks: OnceLock<()>,
     id: RequestId,
     began: Instant,
 }
@@ -157,7 +159,8 @@ impl Ask {
             site,
             identity: OnceLock::new(),
             subject: OnceLock::new(),
-            token: OnceLock::new(),
+            thing: OnceLock::new(),
+            only_looks: OnceLock::new(),
             id: RequestId::of(&parts.headers),
             parts,
             began: Instant::now(),
@@ -291,9 +294,14 @@ impl Ask {
         self.parts.uri.path().rsplit('/').next().unwrap_or_default()
     }
 
-    /// That it is about the token with this name, for the audit.
-    pub(super) fn about_token(&self, name: &str) {
-        let _ = self.token.set(name.to_owned());
+    /// That it is about this, for the audit.
+    pub(super) fn about(&self, thing: &str) {
+        let _ = self.thing.set(thing.to_owned());
+    }
+
+    /// That it changes nothing, for the audit.
+    pub(super) fn only_looks(&self) {
+        let _ = self.only_looks.set(());
     }
 
     /// The one way to the repositories.
@@ -366,7 +374,7 @@ impl Ask {
             Ok(response) => told.ended(response.status().as_u16(), None),
             Err(failure) => told.ended(failure.status(), Some(failure.message())),
         };
-        let looks = matches!(self.parts.method, Method::GET | Method::HEAD);
+        let looks = matches!(self.parts.method, Method::GET | Method::HEAD) || self.only_looks.get().is_some();
         let Some(action) = audited(&self.parts.method, self.parts.uri.path()) else {
             return;
         };
@@ -380,7 +388,7 @@ impl Ask {
             image: subject.map(|subject| subject.image.as_str()),
             reference: subject
                 .map(|subject| subject.reference.as_str())
-                .or_else(|| self.token.get().map(String::as_str)),
+                .or_else(|| self.thing.get().map(String::as_str)),
             ..told
         });
     }
@@ -394,6 +402,9 @@ fn audited(method: &Method, path: &str) -> Option<&'static str> {
         "tags/unpin" => "unpin",
         "tags/rollback" => "rollback",
         "prefetch" => "prefetch",
+        "gc" => "gc",
+        "verify" => "verify",
+        "backup" => "backup",
         "tokens" if *method == Method::POST => "create-token",
         "tokens" => "list-tokens",
         token if token.starts_with("tokens/") => "revoke-token",

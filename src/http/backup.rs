@@ -43,6 +43,7 @@ async fn backed_up(front: &Front, ask: &Ask, body: Body) -> Result<Response, Fai
         let message = "a backup has to be below `storage.backups`: name a directory there, without `..`";
         return Err(Failure::new(ErrorCode::Denied, message));
     };
+    ask.about(&directory.to_string_lossy());
     let done = front.store.back_up(directory).await.map_err(failure)?;
     Ok(json(StatusCode::OK, serde_json::to_vec(&done).unwrap_or_default()))
 }

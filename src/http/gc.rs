@@ -32,6 +32,9 @@ pub(super) async fn reclaim(State(front): State<Arc<Front>>, request: Request<Bo
 async fn reclaimed(front: &Front, ask: &Ask, body: Body) -> Result<Response, Failure> {
     ask.allowed_everywhere(Action::Admin).await?;
     let asked: GcRequest = ask.read(body).await?;
+    if asked.dry_run {
+        ask.only_looks();
+    }
     let done = front.reclaim(asked.dry_run).await?;
     Ok(json(StatusCode::OK, serde_json::to_vec(&done).unwrap_or_default()))
 }

@@ -143,6 +143,12 @@ impl Front {
         self.store.verify(what).await
     }
 
+    /// Tells the audit of something that the server does by itself.
+    pub fn tell_of_system(&self, action: &str, outcome: Outcome, why: Option<&str>) {
+        let entry = Entry::of_system(action, outcome, why);
+        self.site.load().audit.tell(entry, clock::told(clock::now()));
+    }
+
     /// From now on we are not ready: no new work should be sent here.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);

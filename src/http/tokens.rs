@@ -109,7 +109,7 @@ async fn created(front: &Front, ask: &Ask, body: Body) -> Result<Response, Failu
     let wanted = asked.wanted(caller.identity.to_string(), now)?;
     let _turn = front.robots.turn().await;
     let (table, robot, secret) = front.robots.table().with(wanted, now)?;
-    ask.about_token(&robot.name);
+    ask.about(&robot.name);
     keep(front, table).await?;
     tracing::info!(request_id = %ask.id(), robot = %robot.name, id = robot.id, by = robot.created_by, "a token was made");
     let answer = told(&robot, Some(secret.reveal()), now);
@@ -130,7 +130,7 @@ async fn revoked(front: &Front, ask: &Ask) -> Result<Response, Failure> {
         let message = "there is no such token: `entrepot token list` shows those that there are";
         return Err(Failure::new(ErrorCode::NameUnknown, message));
     };
-    ask.about_token(&robot.name);
+    ask.about(&robot.name);
     keep(front, table).await?;
     tracing::info!(request_id = %ask.id(), robot = %robot.name, id = robot.id, by = %caller.identity, "a token was revoked");
     let answer = told(&robot, None, SystemTime::now());

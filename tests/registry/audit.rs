@@ -13,7 +13,7 @@ use crate::login::{As as _, push, shared};
 use crate::support::{Registry, expect, until};
 
 /// The audit's lines so far: valid JSON, each of them, and nothing in it that a terminal would obey.
-fn lines(registry: &Registry) -> Vec<Value> {
+pub(crate) fn lines(registry: &Registry) -> Vec<Value> {
     let text = std::fs::read_to_string(registry.directory.path().join("audit.log")).unwrap_or_default();
     read(&text)
 }
@@ -31,7 +31,7 @@ fn hides(letter: char) -> bool {
     matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-async fn told(registry: &Registry, id: &str) -> Value {
+pub(crate) async fn told(registry: &Registry, id: &str) -> Value {
     let find = || {
         lines(registry)
             .into_iter()

@@ -7,6 +7,7 @@
 )]
 
 mod audit;
+mod audited;
 mod bad_input;
 mod configuration;
 mod index;
