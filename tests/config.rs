@@ -322,7 +322,7 @@ fn every_kind_of_mistake_has_its_words() {
         // Keys.
         "repositories: { a: { type: local, type: local, allow_sparse: true } }\nrepositories: {}\n",
         "repositories: { a: { type: local }, a: { type: remote } }",
-        "repositories: { a: { type: local, retention: [{}, { match: dev-* }, { match: a, untagged_after: 1d }, { keep_last: 2, untagged_after: 1d }, { match: 'x', keep_last: -1 }] } }",
+        "repositories: { a: { type: local, retention: [{}, { match: dev-* }, { match: a, untagged_after: 1d }, { keep_last: 2, untagged_after: 1d }, { match: 'x', keep_last: -1 }, { untagged_after: soon }] } }",
         "repositories: { Team A: { type: local }, library: { type: local }, a/b: { type: local }, '': { type: local } }",
         "listen: 127.0.0.1:1\nrepositories: { a: { type: local } }",
         "repositories: { a: { <<: { type: local }, type: local } }",

@@ -43,6 +43,11 @@ impl<T> Field<T> {
     pub(super) fn is_absent(&self) -> bool {
         matches!(self, Self::Absent)
     }
+
+    /// Whether it could not be read, which has been told.
+    pub(super) fn is_wrong(&self) -> bool {
+        matches!(self, Self::Wrong)
+    }
 }
 
 // The names by which these types ask the reader for what serde has no word for.

@@ -26,6 +26,11 @@ impl Checker<'_> {
     }
 
     fn rule(&mut self, at: At, written: &Retention) -> Option<RetentionRule> {
+        let times = [&written.older_than, &written.untagged_after];
+        if written.matching.is_wrong() || written.keep_last.is_wrong() || times.iter().any(|time| time.is_wrong()) {
+            // What was meant cannot be judged before that is mended.
+            return None;
+        }
         let matching = written.matching.get().map(|glob| glob.0.clone());
         let keep_last = written.keep_last.get().map(|count| count.0);
         let older_than = written.older_than.get().map(|time| time.0);
