@@ -8,8 +8,10 @@
 mod api;
 mod backup;
 mod credentials;
+mod export;
 mod gc;
 mod import;
+mod layout;
 mod passwd;
 mod stopped;
 mod token;
@@ -105,22 +107,40 @@ enum Command {
         #[command(flatten)]
         file: File,
     },
-    /// Take over what a `registry:2` has kept, into one repository of a store that no server has open: its image `team/app`
-    /// becomes `KEY/team/app`. Can be done again at any time, and goes on where it was.
+    /// Write images of a running server into a file, an OCI layout, with all their platforms, signatures and whatever else is
+    /// about them: for the other side of an air gap. `import` reads it there, and so do skopeo, podman, oras and containerd.
+    Export {
+        /// The images: `docker/team/app:v1`, or `docker/team/app@sha256:…`.
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+        /// The file, a tar; `-` is the standard output.
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// Leave out signatures and whatever else is about the images.
+        #[arg(long)]
+        without_signatures: bool,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Take over images: from an OCI layout, which is pushed to a running server, or what a `registry:2` has kept, into a store
+    /// that no server has open (`-c`). Can be done again at any time, and goes on where it was.
     Import {
-        /// Its root: the directory that has `docker/registry/v2` in it.
-        directory: PathBuf,
-        /// The repository, local or remote.
-        #[arg(long, value_name = "KEY")]
-        into: String,
+        /// A tar or directory that is an OCI layout; or the root of a `registry:2`, the directory that has `docker/registry/v2` in
+        /// it.
+        #[arg(value_name = "FILE")]
+        from: PathBuf,
+        /// Of a `registry:2`: the repository, so that its `team/app` becomes `KEY/team/app`. Of a layout, whose images have the
+        /// names that they are exported by: what comes before them (`local/hub`), or instead of their beginning (`docker=local`, may
+        /// be given several times), or the name of the only one (`local/team/app:v1`).
+        #[arg(long, value_name = "WHERE")]
+        into: Vec<String>,
         /// Let tags that mean something else here mean what they mean there.
         #[arg(long)]
         replace_tags: bool,
-        /// Print what was done as JSON.
-        #[arg(long)]
-        json: bool,
         #[command(flatten)]
         file: File,
+        #[command(flatten)]
+        server: Server,
     },
     /// Exit 0 if the local server is ready: for container images without a shell.
     Healthcheck(File),
@@ -287,13 +307,31 @@ pub fn run() -> ExitCode {
             _ => backup::running(&server.url(), directory.as_deref(), server.json),
         },
         Some(Command::Restore { directory, json, file }) => backup::restore(&file.or(cli.file), &directory, json),
+        Some(Command::Export {
+            images,
+            output,
+            without_signatures,
+            server,
+        }) => export::export(&server.url(), &images, &output, without_signatures, server.json),
         Some(Command::Import {
-            directory,
+            from,
             into,
             replace_tags,
-            json,
             file,
-        }) => import::directory(&file.or(cli.file), &directory, &into, replace_tags, json),
+            server,
+        }) => {
+            let file = file.or(cli.file);
+            match (layout::read::Layout::is_one(&from), &server.server) {
+                (true, None) if file.config.is_some() => usage(
+                    "an OCI layout is pushed to a running server: leave `-c` away, or name the server, `--server URL`",
+                ),
+                (true, _) => import::layout(&server.url(), &from, &into, replace_tags, server.json),
+                (false, None) => import::directory(&file, &from, &into, replace_tags, server.json),
+                (false, Some(_)) => usage(
+                    "what a registry:2 has kept is taken over while no server has the store: name its configuration, `-c FILE`",
+                ),
+            }
+        }
         Some(Command::Healthcheck(file)) => health(&file.or(cli.file)),
         Some(Command::Tags(command)) => tags(&command),
         Some(Command::Passwd { user }) => passwd::passwd(&user),
@@ -308,6 +346,11 @@ pub fn run() -> ExitCode {
             api::prefetch(&server.url(), images, file.as_deref(), &platforms, server.json)
         }
     }
+}
+
+fn usage(why: &str) -> ExitCode {
+    eprintln!("entrepot: {why}");
+    ExitCode::from(2)
 }
 
 fn tokens(command: &Token) -> ExitCode {

@@ -42,6 +42,7 @@ const FENCED: &[(&str, &[&str])] = &[
     ("sled", &["store/index.rs"]),
     ("serde_yaml", &["config/"]),
     ("clap", &["cli.rs"]),
+    ("tar", &["cli/layout/"]),
     ("prometheus", &["telemetry/"]),
 ];
 

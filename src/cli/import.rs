@@ -1,25 +1,34 @@
-//! `entrepot import`: what another registry has kept, taken over.
+//! `entrepot import`: what another registry has kept, taken over; images in a file, pushed.
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{File, block_on, load, stopped};
+use anyhow::Context as _;
+
+use super::api::{self, Failure};
+use super::layout::names::Placing;
+use super::layout::plan::Plan;
+use super::layout::progress::{Progress, size};
+use super::layout::push::Pushing;
+use super::layout::read::Layout;
+use super::layout::registry::Registry;
+use super::{File, block_on, load, stopped, usage};
 use crate::config::{Config, RepositoryConfig};
 use crate::store::{Imported, Importing};
 use crate::telemetry::logs;
 
 /// A directory of `registry:2`, into a store that no server has open.
-pub(super) fn directory(file: &File, from: &Path, into: &str, replace_tags: bool, as_json: bool) -> ExitCode {
+pub(super) fn directory(file: &File, from: &Path, into: &[String], replace_tags: bool, as_json: bool) -> ExitCode {
+    let [into] = into else {
+        return usage("name the one repository that it goes into: `--into KEY`");
+    };
     let loaded = match load(&file.source()) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
     let mut what = match target(&loaded.config, into) {
         Ok(what) => what,
-        Err(why) => {
-            eprintln!("entrepot: {why}");
-            return ExitCode::from(2);
-        }
+        Err(why) => return usage(&why),
     };
     from.clone_into(&mut what.from);
     what.replace_tags = replace_tags;
@@ -30,11 +39,48 @@ pub(super) fn directory(file: &File, from: &Path, into: &str, replace_tags: bool
         store.close().await;
         let done = done?;
         tell(&done, as_json);
-        match done.problems.len() {
-            0 => Ok(()),
-            1 => anyhow::bail!("1 thing was not taken over"),
-            many => anyhow::bail!("{many} things were not taken over"),
+        ended(&done)
+    })
+}
+
+fn ended(done: &Imported) -> anyhow::Result<()> {
+    match done.problems.len() {
+        0 => Ok(()),
+        1 => anyhow::bail!("1 thing was not taken over"),
+        many => anyhow::bail!("{many} things were not taken over"),
+    }
+}
+
+/// An OCI layout, to a running server.
+pub(super) fn layout(server: &str, from: &Path, into: &[String], replace_tags: bool, as_json: bool) -> ExitCode {
+    api::run(async {
+        let into = into.iter().map(|text| text.parse::<Placing>());
+        let into: Vec<Placing> = into.collect::<Result<_, _>>().map_err(Failure::Usage)?;
+        let shown = || from.display().to_string();
+        let registry = Registry::new(api::client(server)?.patient());
+        let layout = Layout::open(from).with_context(shown)?;
+        let plan = Plan::of(&layout, &into).with_context(shown)?;
+        let progress = Progress::new(!as_json);
+        let done = Pushing::new(&registry, &layout, &plan, replace_tags, progress)
+            .run()
+            .await?;
+        if as_json {
+            println!("{}", serde_json::to_string(&done).unwrap_or_default());
+        } else {
+            println!(
+                "{} images: {} manifests, {} tags, {} blobs ({}); here already: {}",
+                done.images,
+                done.manifests,
+                done.tags,
+                done.copied,
+                size(done.bytes),
+                done.present
+            );
+            for problem in &done.problems {
+                eprintln!("{problem}");
+            }
         }
+        Ok(ended(&done)?)
     })
 }
 

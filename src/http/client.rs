@@ -1,15 +1,16 @@
-//! The command line's end of the API: one request to a running server.
+//! The command line's end of the API: requests to a running server, one after the other.
 
-use std::sync::Arc;
+mod answer;
+
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
-use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Method, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Request, header};
+use http_body_util::Full;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,14 +20,21 @@ use url::Url;
 
 use crate::config::Secret;
 
+pub use answer::Answer;
+
 /// For the connection and its TLS handshake.
 const CONNECT: Duration = Duration::from_secs(10);
 /// From the request to the headers of the answer, unless it is known to take longer; what is asked may have to ask an upstream.
 const ANSWER: Duration = Duration::from_secs(120);
 /// The longest pause within an answer.
 const PAUSE: Duration = Duration::from_secs(3600);
-/// The longest answer, or line of one, that is read as a whole.
-const LONGEST: usize = 16 << 20;
+/// For a connection that was used before to take the next request.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A connection.
+type Sender = SendRequest<Full<Bytes>>;
+/// The connection that nobody uses at the moment, if there is one.
+type Idle = Arc<Mutex<Option<Sender>>>;
 
 /// A server that is running somewhere.
 #[derive(Clone, Debug)]
@@ -37,6 +45,7 @@ pub struct Client {
     login: Option<Login>,
     /// From the request to the headers of the answer.
     answer: Duration,
+    idle: Idle,
 }
 
 /// Who we are to a server.
@@ -53,16 +62,6 @@ pub enum Login {
     Token(Secret),
     /// A token for tokens.
     Refresh(Secret),
-}
-
-/// An answer whose body comes.
-#[derive(Debug)]
-pub struct Answer {
-    /// The status.
-    pub status: StatusCode,
-    body: Incoming,
-    rest: BytesMut,
-    is_over: bool,
 }
 
 impl Client {
@@ -93,6 +92,7 @@ impl Client {
             port,
             login: None,
             answer: ANSWER,
+            idle: Idle::default(),
         })
     }
 
@@ -116,21 +116,28 @@ impl Client {
 
     /// Asks for a path.
     pub async fn get(&self, path: &str) -> anyhow::Result<Answer> {
-        self.send(Method::GET, path, Bytes::new()).await
+        self.send(Method::GET, path, &JSON, Bytes::new()).await
     }
 
     /// Sends a JSON document to a path.
     pub async fn post(&self, path: &str, document: &serde_json::Value) -> anyhow::Result<Answer> {
-        self.send(Method::POST, path, document.to_string().into()).await
+        self.send(Method::POST, path, &JSON, document.to_string().into()).await
     }
 
     /// Removes what a path names.
     pub async fn delete(&self, path: &str) -> anyhow::Result<Answer> {
-        self.send(Method::DELETE, path, Bytes::new()).await
+        self.send(Method::DELETE, path, &JSON, Bytes::new()).await
     }
 
-    async fn send(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Answer> {
-        let mut request = self.request(method, path, "application/json", body)?;
+    /// Asks with these headers and this body, and whatever says who we are.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+        body: Bytes,
+    ) -> anyhow::Result<Answer> {
+        let mut request = self.request(method, path, headers, body)?;
         if let Some(proof) = self.proof().await? {
             request.headers_mut().insert(header::AUTHORIZATION, proof);
         }
@@ -161,8 +168,8 @@ impl Client {
             .append_pair("client_id", "entrepot")
             .append_pair("service", &self.authority())
             .finish();
-        let form_type = "application/x-www-form-urlencoded";
-        let request = self.request(Method::POST, "/token", form_type, form.into())?;
+        let form_type = [(header::CONTENT_TYPE, "application/x-www-form-urlencoded")];
+        let request = self.request(Method::POST, "/token", &form_type, form.into())?;
         let answer = self.exchange(request).await?;
         if !answer.status.is_success() {
             bail!("the login is not taken any more ({}): log in again", answer.status);
@@ -172,47 +179,69 @@ impl Client {
         Ok(Secret::new(token.context("the server gave no token")?))
     }
 
-    fn request(&self, method: Method, path: &str, kind: &str, body: Bytes) -> anyhow::Result<Request<Full<Bytes>>> {
-        Ok(Request::builder()
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+        body: Bytes,
+    ) -> anyhow::Result<Request<Full<Bytes>>> {
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, self.authority())
-            .header(header::CONTENT_TYPE, kind)
-            .header(header::USER_AGENT, concat!("entrepot/", env!("CARGO_PKG_VERSION")))
-            .body(Full::new(body))?)
+            .header(header::USER_AGENT, concat!("entrepot/", env!("CARGO_PKG_VERSION")));
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        Ok(request.body(Full::new(body))?)
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
         let asked = async {
-            let address = (self.host.trim_matches(['[', ']']), self.port);
-            let stream = TcpStream::connect(address).await?;
-            if self.server.scheme() == "http" {
-                return exchange(stream, request).await;
+            // One that has been idle may be gone before it is noticed: then it has answered nothing, and a new one is asked.
+            if let Some(mut used) = self.used().await
+                && let Ok(response) = used.send_request(request.clone()).await
+            {
+                return Ok((used, response));
             }
-            let name = ServerName::try_from(self.host.trim_matches(['[', ']']).to_owned())?;
-            let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting()?));
-            exchange(timeout(CONNECT, connector.connect(name, stream)).await??, request).await
+            let mut new = self.connect().await?;
+            let response = new.send_request(request).await?;
+            anyhow::Ok((new, response))
         };
-        let response = match timeout(CONNECT + self.answer, asked).await {
-            Ok(response) => response.with_context(|| format!("{} cannot be asked", self.server))?,
+        let (sender, response) = match timeout(CONNECT + self.answer, asked).await {
+            Ok(answered) => answered.with_context(|| format!("{} cannot be asked", self.server))?,
             Err(_) => bail!("{} did not answer in time", self.server),
         };
-        Ok(Answer {
-            status: response.status(),
-            body: response.into_body(),
-            rest: BytesMut::new(),
-            is_over: false,
-        })
+        Ok(Answer::new(response, sender, Arc::clone(&self.idle)))
+    }
+
+    /// The connection of an answer that was read to its end.
+    async fn used(&self) -> Option<Sender> {
+        let mut used = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        matches!(timeout(AGAIN, used.ready()).await, Ok(Ok(()))).then_some(used)
+    }
+
+    async fn connect(&self) -> anyhow::Result<Sender> {
+        let address = (self.host.trim_matches(['[', ']']), self.port);
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        if self.server.scheme() == "http" {
+            return begin(stream).await;
+        }
+        let name = ServerName::try_from(self.host.trim_matches(['[', ']']).to_owned())?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting()?));
+        begin(timeout(CONNECT, connector.connect(name, stream)).await??).await
     }
 }
 
-async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    stream: S,
-    request: Request<Full<Bytes>>,
-) -> anyhow::Result<http::Response<Incoming>> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+/// The headers of what has a document in it.
+const JSON: [(HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/json")];
+
+async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S) -> anyhow::Result<Sender> {
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    Ok(sender.send_request(request).await?)
+    Ok(sender)
 }
 
 /// Trusts what the machine trusts.
@@ -224,46 +253,4 @@ fn trusting() -> anyhow::Result<rustls::ClientConfig> {
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth())
-}
-
-impl Answer {
-    /// The whole body.
-    pub async fn text(mut self) -> anyhow::Result<String> {
-        while self.more().await? {}
-        Ok(String::from_utf8_lossy(&self.rest).into_owned())
-    }
-
-    /// The next line of the body, as soon as it is here.
-    pub async fn line(&mut self) -> anyhow::Result<Option<String>> {
-        loop {
-            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-                let line = self.rest.split_to(end + 1);
-                return Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()));
-            }
-            if !self.more().await? {
-                let line = self.rest.split();
-                return Ok((!line.is_empty()).then(|| String::from_utf8_lossy(&line).into_owned()));
-            }
-        }
-    }
-
-    async fn more(&mut self) -> anyhow::Result<bool> {
-        if self.is_over {
-            return Ok(false);
-        }
-        let Some(frame) = timeout(PAUSE, self.body.frame())
-            .await
-            .context("the server fell silent")?
-        else {
-            self.is_over = true;
-            return Ok(false);
-        };
-        if let Ok(bytes) = frame.context("the answer broke off")?.into_data() {
-            if self.rest.len() + bytes.len() > LONGEST {
-                bail!("the answer is too long");
-            }
-            self.rest.extend_from_slice(&bytes);
-        }
-        Ok(true)
-    }
 }

@@ -4,16 +4,16 @@ use crate::oci::{Digest, ErrorCode, ImageName, Reference, Refusal, Tag};
 
 /// An image that somebody has named.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ImageText {
+pub(crate) struct ImageText {
     /// With the repository's key in front, or without.
-    pub(super) name: ImageName,
+    pub(crate) name: ImageName,
     /// The tag or digest; `latest` when there is none.
-    pub(super) reference: Reference,
+    pub(crate) reference: Reference,
 }
 
 impl ImageText {
     /// Reads one. `host` is what the request was sent to: it may stand in front, as in what is given to `docker pull`.
-    pub(super) fn parse(text: &str, host: Option<&str>) -> Result<Self, Refusal> {
+    pub(crate) fn parse(text: &str, host: Option<&str>) -> Result<Self, Refusal> {
         let rest = match (text.split_once('/'), host) {
             (Some((first, rest)), Some(host)) if first.eq_ignore_ascii_case(host) => rest,
             _ => text,

@@ -22,7 +22,7 @@ pub mod fuzzing;
 mod gate;
 mod gc;
 pub mod healthcheck;
-mod image_text;
+pub(crate) mod image_text;
 mod list;
 pub mod origin;
 mod prefetch;

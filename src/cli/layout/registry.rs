@@ -1,0 +1,178 @@
+//! A server, spoken to by the distribution API.
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use http::{HeaderName, Method, StatusCode, header};
+use serde_json::Value;
+
+use crate::http::client::{Answer, Client};
+use crate::oci::manifest::Contents;
+use crate::oci::{Algorithm, Digest, ImageName, Manifest, Reference, media_type};
+
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+/// The longest answer that is repeated in an error.
+const EXCERPT: usize = 200;
+
+/// A registry that is asked for images, or given some.
+#[derive(Clone, Debug)]
+pub(in crate::cli) struct Registry {
+    client: Client,
+}
+
+/// What is about a manifest, as far as can be told.
+#[derive(Debug, Default)]
+pub(super) struct Referrers {
+    pub(super) digests: Vec<Digest>,
+    /// Why there may be more.
+    pub(super) warning: Option<String>,
+}
+
+impl Registry {
+    pub(in crate::cli) const fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// What the server is called: `registry.example.com:5000`.
+    pub(in crate::cli) fn authority(&self) -> String {
+        self.client.authority()
+    }
+
+    /// Asks for something below an image.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        name: &ImageName,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+        body: Bytes,
+    ) -> anyhow::Result<Answer> {
+        self.at(method, &format!("/v2/{name}/{path}"), headers, body).await
+    }
+
+    /// Asks for a path that it named itself.
+    pub(super) async fn at(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+        body: Bytes,
+    ) -> anyhow::Result<Answer> {
+        self.client.send(method, path, headers, body).await
+    }
+
+    /// A manifest, or that it is certainly not there.
+    pub(super) async fn manifest(
+        &self,
+        name: &ImageName,
+        reference: &Reference,
+    ) -> anyhow::Result<Option<(Manifest, Contents)>> {
+        let asked = format!("{name}{}{reference}", reference.separator());
+        let accept = media_type::MANIFEST_TYPES.join(", ");
+        let path = format!("manifests/{reference}");
+        let answer = self
+            .ask(Method::GET, name, &path, &[(header::ACCEPT, &accept)], Bytes::new())
+            .await?;
+        let Some(answer) = found(answer, &asked).await? else {
+            return Ok(None);
+        };
+        let expected = match reference {
+            Reference::Digest(digest) => Some(digest.clone()),
+            Reference::Tag(_) => digest_of(&answer),
+        };
+        let content_type = answer.header(&header::CONTENT_TYPE).map(str::to_owned);
+        let bytes = answer.bytes().await.with_context(|| asked.clone())?;
+        let algorithm = expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
+        let (manifest, contents) =
+            Manifest::from_elsewhere(bytes, content_type.as_deref(), algorithm).with_context(|| asked.clone())?;
+        if expected.is_some_and(|expected| expected != manifest.digest) {
+            bail!("{asked}: what the server sent has the digest {}", manifest.digest);
+        }
+        Ok(Some((manifest, contents)))
+    }
+
+    /// What a tag or digest means there, or that it certainly means nothing.
+    pub(super) async fn meaning(&self, name: &ImageName, reference: &Reference) -> anyhow::Result<Option<Digest>> {
+        let asked = format!("{name}{}{reference}", reference.separator());
+        let accept = media_type::MANIFEST_TYPES.join(", ");
+        let path = format!("manifests/{reference}");
+        let answer = self
+            .ask(Method::HEAD, name, &path, &[(header::ACCEPT, &accept)], Bytes::new())
+            .await?;
+        let Some(answer) = found(answer, &asked).await? else {
+            return Ok(None);
+        };
+        let digest = digest_of(&answer).with_context(|| format!("{asked}: the server does not say its digest"))?;
+        Ok(Some(digest))
+    }
+
+    /// The list of what refers to a manifest.
+    pub(super) async fn referrers(&self, name: &ImageName, subject: &Digest) -> anyhow::Result<Referrers> {
+        let asked = format!("the referrers of {name}@{subject}");
+        let path = format!("referrers/{subject}");
+        let answer = self.ask(Method::GET, name, &path, &[], Bytes::new()).await?;
+        let Some(answer) = found(answer, &asked).await? else {
+            return Ok(Referrers::default());
+        };
+        let warning = answer.header(&header::WARNING).map(str::to_owned);
+        let bytes = answer.bytes().await.with_context(|| asked.clone())?;
+        let (_, contents) = Manifest::from_elsewhere(bytes, Some(media_type::OCI_INDEX), Algorithm::Sha256)
+            .with_context(|| asked.clone())?;
+        let digests = contents.manifests.into_iter().map(|descriptor| descriptor.digest);
+        Ok(Referrers {
+            digests: digests.collect(),
+            warning,
+        })
+    }
+
+    /// Whether a blob is there, by what can be told.
+    pub(super) async fn has_blob(&self, name: &ImageName, digest: &Digest) -> anyhow::Result<bool> {
+        let path = format!("blobs/{digest}");
+        let answer = self.ask(Method::HEAD, name, &path, &[], Bytes::new()).await?;
+        Ok(answer.status == StatusCode::OK)
+    }
+}
+
+fn digest_of(answer: &Answer) -> Option<Digest> {
+    answer.header(&CONTENT_DIGEST)?.parse().ok()
+}
+
+/// An answer about what is there; none if it is certainly not.
+async fn found(answer: Answer, asked: &str) -> anyhow::Result<Option<Answer>> {
+    match answer.status {
+        StatusCode::OK => Ok(Some(answer)),
+        StatusCode::NOT_FOUND => {
+            // To its end, so that the connection can be used again.
+            answer.bytes().await?;
+            Ok(None)
+        }
+        _ => Err(refusal(answer).await.context(asked.to_owned())),
+    }
+}
+
+/// What a server said when it did not do what it was asked for.
+pub(super) async fn refusal(answer: Answer) -> anyhow::Error {
+    let status = answer.status;
+    let text = answer.text().await.unwrap_or_default();
+    let document: Value = serde_json::from_str(&text).unwrap_or_default();
+    let said: Vec<&str> = document["errors"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|error| error["message"].as_str())
+        .collect();
+    let said: String = said
+        .join("; ")
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(EXCERPT)
+        .collect();
+    let hint = match status {
+        StatusCode::UNAUTHORIZED => " (`docker login` to the server, or set ENTREPOT_TOKEN)",
+        _ => "",
+    };
+    if said.is_empty() {
+        anyhow::anyhow!("the server answered {status}{hint}")
+    } else {
+        anyhow::anyhow!("{said}{hint}")
+    }
+}
