@@ -402,19 +402,27 @@ impl Engine {
         let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
         let next = fenced(|| {
             let mut next = *totals;
+            let is_one = changes.len() == 1;
             let mut batch = sled::Batch::default();
             for (key, value) in changes {
                 if let Some(old) = self.tree.get(&key)? {
                     next.subtract(&key, &old);
                 }
-                if let Some(value) = value {
-                    next.add(&key, &value);
-                    batch.insert(key, value);
-                } else {
-                    batch.remove(key);
+                if let Some(value) = &value {
+                    next.add(&key, value);
+                }
+                match value {
+                    // The end of a batch is written at once, by one thread after the other waking up for it.
+                    Some(value) if is_one => drop(self.tree.insert(key, value)?),
+                    None if is_one => drop(self.tree.remove(key)?),
+                    Some(value) => batch.insert(key, value),
+                    None => batch.remove(key),
                 }
             }
-            self.tree.apply_batch(batch).map(|()| next)
+            if !is_one {
+                self.tree.apply_batch(batch)?;
+            }
+            Ok(next)
         })?;
         *totals = next;
         Ok(())

@@ -252,6 +252,11 @@ impl Hold {
     fn end(mut self) {
         self.ended = true;
         let directory = self.uploads.blobs.layout.upload(self.id);
+        // Its data have mostly been moved to where they belong.
+        let _ = fs::remove_file(directory.join("state.json"));
+        if fs::remove_dir(&directory).is_ok() {
+            return;
+        }
         if let Err(error) = fs::remove_dir_all(&directory)
             && !is_absence(&error)
         {
