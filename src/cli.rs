@@ -116,6 +116,9 @@ enum Command {
         /// The file, a tar; `-` is the standard output.
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
+        /// All tags of the images, which are named without one then.
+        #[arg(long)]
+        all_tags: bool,
         /// Leave out signatures and whatever else is about the images.
         #[arg(long)]
         without_signatures: bool,
@@ -310,9 +313,19 @@ pub fn run() -> ExitCode {
         Some(Command::Export {
             images,
             output,
+            all_tags,
             without_signatures,
             server,
-        }) => export::export(&server.url(), &images, &output, without_signatures, server.json),
+        }) => {
+            let what = export::Exporting {
+                images: &images,
+                to: &output,
+                all_tags,
+                bare: without_signatures,
+                as_json: server.json,
+            };
+            export::export(&server.url(), &what)
+        }
         Some(Command::Import {
             from,
             into,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::api::{self, Failure};
 use super::count;
@@ -13,31 +14,66 @@ use super::layout::progress::{Progress, size};
 use super::layout::registry::Registry;
 use super::layout::write::{Output, Unfinished};
 use crate::http::image_text::ImageText;
+use crate::oci::Reference;
 
-/// Writes images with all that belongs to them; unless `bare`, with what is about them.
-pub(super) fn export(server: &str, images: &[String], to: &Path, bare: bool, as_json: bool) -> ExitCode {
+/// What is to be written, and where.
+#[derive(Debug)]
+pub(super) struct Exporting<'a> {
+    /// As they were typed.
+    pub(super) images: &'a [String],
+    /// The file.
+    pub(super) to: &'a Path,
+    /// Every tag of each.
+    pub(super) all_tags: bool,
+    /// Not what is about them.
+    pub(super) bare: bool,
+    pub(super) as_json: bool,
+}
+
+/// Writes images with all that belongs to them.
+pub(super) fn export(server: &str, what: &Exporting<'_>) -> ExitCode {
     api::run(async {
-        let work = work(server, images, to, bare, as_json);
-        tokio::select! {
-            done = work => done,
-            _ = tokio::signal::ctrl_c() => {
-                // What was begun is gone by now, and whoever still writes it need not be waited for.
-                eprintln!("entrepot: interrupted");
-                std::process::exit(130)
-            }
-        }
+        let mut terminate = signal(SignalKind::terminate()).map_err(anyhow::Error::from)?;
+        let code = tokio::select! {
+            done = work(server, what) => return done,
+            _ = tokio::signal::ctrl_c() => 130,
+            _ = terminate.recv() => 143,
+        };
+        // What was begun is gone by now, and whoever still writes it need not be waited for.
+        eprintln!("entrepot: interrupted");
+        std::process::exit(code)
     })
 }
 
-async fn work(server: &str, images: &[String], to: &Path, bare: bool, as_json: bool) -> Result<(), Failure> {
-    let registry = Registry::new(api::client(server)?);
-    let mut wanted = Vec::new();
-    for image in images {
+/// The images that were typed, and why there may be more of them.
+async fn wanted(registry: &Registry, what: &Exporting<'_>) -> Result<(Vec<Wanted>, Vec<String>), Failure> {
+    let (mut wanted, mut problems) = (Vec::new(), Vec::new());
+    for image in what.images {
         let read = ImageText::parse(image, Some(&registry.authority()));
         let ImageText { name, reference } =
             read.map_err(|refusal| Failure::Usage(format!("`{image}`: {}", refusal.message)))?;
-        wanted.push(Wanted { name, reference });
+        if !what.all_tags {
+            wanted.push(Wanted { name, reference });
+            continue;
+        }
+        if !image.ends_with(name.as_str()) {
+            return Err(Failure::Usage(format!(
+                "`{image}`: with `--all-tags` an image is named without a tag or digest"
+            )));
+        }
+        let (tags, warning) = registry.tags(&name).await?;
+        problems.extend(warning.map(|warning| format!("{name}: there may be more tags: {warning}")));
+        wanted.extend(tags.into_iter().map(|tag| Wanted {
+            name: name.clone(),
+            reference: Reference::Tag(tag),
+        }));
     }
+    Ok((wanted, problems))
+}
+
+async fn work(server: &str, what: &Exporting<'_>) -> Result<(), Failure> {
+    let Exporting { to, as_json, .. } = *what;
+    let registry = Registry::new(api::client(server)?);
     let is_standard = to == Path::new("-");
     let output = if is_standard {
         if as_json || std::io::stdout().is_terminal() {
@@ -49,13 +85,14 @@ async fn work(server: &str, images: &[String], to: &Path, bare: bool, as_json: b
     } else {
         Output::File(Unfinished::begin(to)?)
     };
+    let (wanted, mut problems) = wanted(&registry, what).await?;
     let mut progress = Progress::new(!as_json);
     let mut gathered = Gathered::default();
     for wanted in &wanted {
-        gathered.add(&registry, wanted, bare, &mut progress).await?;
+        gathered.add(&registry, wanted, what.bare, &mut progress).await?;
     }
     let (manifests, blobs) = gathered.count();
-    let problems = std::mem::take(&mut gathered.problems);
+    problems.append(&mut gathered.problems);
     let elsewhere = gathered.elsewhere;
     let bytes = output.write(&registry, gathered, progress).await?;
     if let Output::File(unfinished) = output {
@@ -92,7 +129,8 @@ async fn work(server: &str, images: &[String], to: &Path, bare: bool, as_json: b
     match problems.len() {
         0 => Ok(()),
         count => Err(Failure::Trouble(format!(
-            "what is about the images may be missing ({count}); `--without-signatures` does not ask for it"
+            "what belongs to the images may be missing ({count}); `--without-signatures` does not ask for what is only about \
+             them"
         ))),
     }
 }

@@ -199,11 +199,14 @@ impl Client {
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
         let asked = async {
-            // One that has been idle may be gone before it is noticed: then it has answered nothing, and a new one is asked.
-            if let Some(mut used) = self.used().await
-                && let Ok(response) = used.send_request(request.clone()).await
-            {
-                return Ok((used, response));
+            // One that has been idle may be gone before it is noticed: then it has answered nothing, and a new one is asked. But
+            // what adds to something is not said twice: whoever adds knows how to find out how far it came.
+            if let Some(mut used) = self.used().await {
+                match used.send_request(request.clone()).await {
+                    Ok(response) => return Ok((used, response)),
+                    Err(error) if request.method() == Method::PATCH => return Err(error.into()),
+                    Err(_) => {}
+                }
             }
             let mut new = self.connect().await?;
             let response = new.send_request(request).await?;

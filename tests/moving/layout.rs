@@ -1,15 +1,17 @@
 //! `entrepot export` and `import` of OCI layouts: out of one server, into another, and what is no layout.
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::Output;
 
 use entrepot::oci::Digest;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::binary::{OCI_INDEX, OCI_MANIFEST, Registry, entrepot, image_manifest, sha256, temporary, tree};
-use crate::images::{Answers, Spoken, referrer};
+use crate::images::{Answers, Spoken, is_full, referrer};
 
 const LOCAL: &str = "repositories: { docker: { type: local } }\n";
 const IMAGES: [&str; 5] = [
@@ -266,6 +268,230 @@ async fn an_export_that_fails_leaves_nothing() {
     std::fs::write(&file, b"of yesterday").expect("a file");
     failed(&export(&ours, &file, &["docker/app:v1"], &[]).await);
     assert_eq!(std::fs::read(&file).expect("a file"), b"of yesterday");
+}
+
+/// A way to a server on which each connection is cut after so many bytes, one way or the other.
+async fn cutting(to: &Registry, after: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let server = to.address().to_owned();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(&server).await.expect("the server");
+            tokio::spawn(async move {
+                let (mut from_client, mut to_client) = client.into_split();
+                let (mut from_server, mut to_server) = server.into_split();
+                // Whichever comes to its end first takes the other one along.
+                tokio::select! {
+                    () = some(&mut from_client, &mut to_server, after) => {}
+                    () = some(&mut from_server, &mut to_client, after) => {}
+                }
+            });
+        }
+    });
+    format!("http://{address}")
+}
+
+async fn some(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin), mut left: usize) {
+    let mut bytes = vec![0; 64 << 10];
+    while left > 0 {
+        let most = bytes.len().min(left);
+        let Ok(count @ 1..) = from.read(&mut bytes[..most]).await else {
+            return;
+        };
+        left -= count;
+        if to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_breaks_off_is_gone_on_with() {
+    let (ours, theirs, directory) = (Registry::start(LOCAL), Registry::start(LOCAL), temporary());
+    let large: Vec<u8> = (0..12_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    spoken(&ours, "docker/").push_image("app", "v1", &large).await;
+    let file = directory.path().join("images.tar");
+    let path = file.to_str().expect("text");
+    for (server, command) in [
+        (
+            cutting(&ours, 20_000_000).await,
+            &["export", "docker/app:v1", "-o", path][..],
+        ),
+        (cutting(&theirs, 20_000_000).await, &["import", path]),
+    ] {
+        let mut command = entrepot(command);
+        command.args(["--json", "--server", &server]);
+        let output = tokio::task::spawn_blocking(move || command.output().expect("it runs"));
+        done(&output.await.expect("it ends"));
+    }
+    let (to, from) = (spoken(&theirs, "docker/"), spoken(&ours, "docker/"));
+    assert!(to.image("app", "v1").await == from.image("app", "v1").await);
+}
+
+#[tokio::test]
+async fn wherever_it_is_killed_no_file_and_no_image_is_half_there() {
+    let (ours, theirs, directory) = (Registry::start(LOCAL), Registry::start(LOCAL), temporary());
+    let mut images = Vec::new();
+    for number in 0..6_u32 {
+        let layer: Vec<u8> = (0..1_000_000)
+            .flat_map(|byte: u32| (byte ^ number << 24).to_le_bytes())
+            .collect();
+        spoken(&ours, "docker/")
+            .push_image("app", &format!("v{number}"), &layer)
+            .await;
+        images.push(format!("docker/app:v{number}"));
+    }
+    let images: Vec<&str> = images.iter().map(String::as_str).collect();
+    let file = directory.path().join("images.tar");
+    let began = std::time::Instant::now();
+    done(&export(&ours, &file, &images, &[]).await);
+    let takes = began.elapsed();
+    let whole = std::fs::read(&file).expect("a file");
+    std::fs::remove_file(&file).expect("removed");
+    let path = file.to_str().expect("text");
+    let kills = if is_full() { 50 } else { 5 };
+    let cut = async |registry: &Registry, command: &[&str], signal: &str, after| {
+        let mut command_line = entrepot(command);
+        command_line.args(["--json", "--server", &registry.url("")]);
+        let (out, err) = (std::process::Stdio::null(), std::process::Stdio::null());
+        let mut child = command_line.stdout(out).stderr(err).spawn().expect("it starts");
+        tokio::time::sleep(after).await;
+        let status = std::process::Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .status();
+        status.expect("kill");
+        tokio::task::spawn_blocking(move || child.wait().expect("ended"))
+            .await
+            .expect("it ends");
+    };
+    for kill in 0..kills {
+        let signal = if kill % 2 == 0 { "-KILL" } else { "-TERM" };
+        let command = [&["export", "-o", path], &*images].concat();
+        cut(&ours, &command, signal, takes * kill / kills).await;
+        if file.exists() {
+            assert!(std::fs::read(&file).expect("a file") == whole, "half of it");
+            std::fs::remove_file(&file).expect("removed");
+        }
+        // Whoever is asked to stop takes along what was begun.
+        if signal == "-TERM" {
+            assert!(tree(directory.path()).is_empty(), "{:?}", tree(directory.path()));
+        }
+    }
+    done(&export(&ours, &file, &images, &[]).await);
+    assert!(std::fs::read(&file).expect("a file") == whole, "another one");
+    for kill in 0..kills {
+        cut(&theirs, &["import", path], "-KILL", takes * kill / kills).await;
+        // Whatever has a tag is whole: `answers` fails at what is not.
+        spoken(&theirs, "docker/").answers(&["app"], &[]).await;
+    }
+    done(&import(&theirs, &file, &[]).await);
+    let (to, from) = (spoken(&theirs, "docker/"), spoken(&ours, "docker/"));
+    assert!(to.answers(&["app"], &[]).await == from.answers(&["app"], &[]).await);
+}
+
+#[tokio::test]
+async fn all_tags_come_when_they_are_asked_for() {
+    let (ours, theirs, directory) = (Registry::start(LOCAL), Registry::start(LOCAL), temporary());
+    spoken(&ours, "docker/").push_everything().await;
+    let file = directory.path().join("images.tar");
+    let output = export(&ours, &file, &["docker/team/app:v1"], &["--all-tags"]).await;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    done(&export(&ours, &file, &["docker/team/app"], &["--all-tags"]).await);
+    done(&import(&theirs, &file, &[]).await);
+    let (to, from) = (spoken(&theirs, "docker/"), spoken(&ours, "docker/"));
+    let (to, from) = (
+        to.answers(&["team/app"], &[referrer()]).await,
+        from.answers(&["team/app"], &[referrer()]).await,
+    );
+    assert!(to == from);
+}
+
+#[tokio::test]
+async fn what_cannot_be_told_is_told() {
+    // A remote whose upstream nobody is at.
+    let away = |member: &str| {
+        let repositories = "local: { type: local }, hub: { type: remote, url: 'http://127.0.0.1:1', insecure: true }";
+        let docker = format!("docker: {{ type: virtual, members: [{member}, hub], push_to: local }}");
+        Registry::start(&format!("repositories: {{ {repositories}, {docker} }}\n"))
+    };
+    let (upstream, directory) = (Registry::start(LOCAL), temporary());
+    spoken(&upstream, "docker/").push_image("app", "v1", b"an image").await;
+    let file = directory.path().join("images.tar");
+    done(&export(&upstream, &file, &["docker/app:v1"], &[]).await);
+    // What is local comes first, so nobody else need be asked.
+    done(&import(&away("{ repository: local, priority: true }"), &file, &[]).await);
+    let inside = away("local");
+    let said = failed(&import(&inside, &file, &[]).await);
+    assert!(
+        said.contains("cannot be told") && said.contains("--replace-tags"),
+        "{said}"
+    );
+    done(&import(&inside, &file, &["--into", "docker=local"]).await);
+    done(&import(&inside, &file, &["--replace-tags"]).await);
+    let back = directory.path().join("back.tar");
+    done(&export(&inside, &back, &["local/app:v1"], &[]).await);
+    // A remote that has the image, and cannot ask for its signature any more.
+    let ours = Registry::start(&format!(
+        "repositories: {{ hub: {{ type: remote, url: '{}/docker', insecure: true }} }}\n",
+        upstream.url("")
+    ));
+    spoken(&ours, "hub/").image("app", "v1").await;
+    upstream.stop();
+    let said = failed(&export(&ours, &back, &["hub/app:v1"], &[]).await);
+    assert!(said.contains("whether there is a signature cannot be told"), "{said}");
+    assert!(back.exists(), "the image itself is there");
+    let never = directory.path().join("never.tar");
+    let said = failed(&export(&ours, &never, &["hub/app:v2"], &[]).await);
+    assert!(said.contains("hub/app:v2") && !never.exists(), "{said}");
+    done(&export(&ours, &back, &["hub/app:v1"], &["--without-signatures"]).await);
+    let said = failed(&import(&ours, &file, &["--into", "docker=hub"]).await);
+    assert!(said.contains("hub/app:v1 is left out"), "{said}");
+}
+
+#[tokio::test]
+async fn who_may_not_is_told_how_to_log_in() {
+    let directory = temporary();
+    let mut passwd = entrepot(&["passwd", "ada"]);
+    passwd
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped());
+    let mut child = passwd.spawn().expect("it starts");
+    child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(b"lovelace")
+        .expect("written");
+    let line = child.wait_with_output().expect("it ends").stdout;
+    std::fs::write(directory.path().join("users"), line).expect("a password file");
+    let registry = Registry::start_in(
+        &directory,
+        "server: { listen: '127.0.0.1:0' }\nstorage: { path: data }\nauth:\n  htpasswd: users\n  policies: [{ who: ada, may: \
+         [pull, push], on: '**' }]\nrepositories: { docker: { type: local } }\n",
+    );
+    let file = directory.path().join("images.tar");
+    std::fs::write(&file, Bad::good().tar()).expect("a file");
+    let command = async |arguments: &[&str], login: &str| {
+        let auth = json!({ "auths": { registry.address(): { "username": "ada", "password": login } } });
+        std::fs::write(directory.path().join("config.json"), auth.to_string()).expect("a login");
+        let mut command = entrepot(arguments);
+        command
+            .env("DOCKER_CONFIG", directory.path())
+            .env_remove("ENTREPOT_TOKEN");
+        command.args(["--json", "--server", &registry.url("")]);
+        let output = tokio::task::spawn_blocking(move || command.output().expect("it runs"));
+        output.await.expect("it ends")
+    };
+    let path = file.to_str().expect("text");
+    let (import, export) = (["import", path], ["export", "docker/app:v1", "-o", path]);
+    for arguments in [&import[..], &export] {
+        let said = failed(&command(arguments, "byron").await);
+        assert!(said.contains("docker login"), "{said}");
+    }
+    for arguments in [&import[..], &export] {
+        done(&command(arguments, "lovelace").await);
+    }
 }
 
 /// A layout of one image, to be made worse.

@@ -40,6 +40,8 @@ pub(super) struct Entry {
     /// `docker/team/app:v1`; none for what is only found by its subject.
     pub(super) name: Option<String>,
     pub(super) artifact_type: Option<String>,
+    /// Whether it is here because of another.
+    pub(super) is_about: bool,
 }
 
 /// All of it.
@@ -91,7 +93,7 @@ impl Gathered {
         let Some((manifest, contents)) = registry.manifest(name, reference).await? else {
             anyhow::bail!("the server has no {shown}");
         };
-        self.list(&manifest, &contents, Some(shown));
+        self.list(&manifest, &contents, Some(shown), false);
         let mut open = Vec::new();
         self.take(registry, name, (manifest, contents), (bare, false), &mut open)
             .await?;
@@ -107,7 +109,7 @@ impl Gathered {
                     self.take(registry, name, found, (bare, is_about), &mut open).await?;
                 }
                 (Some(found), Open::About(_, called)) => {
-                    self.list(&found.0, &found.1, called);
+                    self.list(&found.0, &found.1, called, true);
                     self.take(registry, name, found, (bare, true), &mut open).await?;
                 }
                 (None, Open::Child(digest, parent, true)) => {
@@ -129,7 +131,7 @@ impl Gathered {
         Ok(())
     }
 
-    fn list(&mut self, manifest: &Manifest, contents: &Contents, name: Option<String>) {
+    fn list(&mut self, manifest: &Manifest, contents: &Contents, name: Option<String>, is_about: bool) {
         if self.listed.insert((manifest.digest.clone(), name.clone())) {
             self.entries.push(Entry {
                 media_type: manifest.media_type.to_string(),
@@ -137,6 +139,7 @@ impl Gathered {
                 size: manifest.size(),
                 artifact_type: name.is_none().then(|| contents.artifact_type.clone()).flatten(),
                 name,
+                is_about,
             });
         }
     }

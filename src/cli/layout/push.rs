@@ -11,15 +11,13 @@ use super::names::is_about;
 use super::plan::{Node, Plan, Unit};
 use super::progress::Progress;
 use super::read::{Content, Layout};
-use super::registry::{Registry, refusal};
+use super::registry::{Patience, Registry, refusal};
 use crate::http::client::Answer;
 use crate::oci::{Descriptor, Digest, ImageName, Reference, Tag};
 use crate::store::Imported;
 
 /// How much of a blob is sent in one request.
 const PIECE: u64 = 16 << 20;
-/// How often an upload that breaks off is gone on with.
-const TRIES: u32 = 3;
 const BYTES: (HeaderName, &str) = (header::CONTENT_TYPE, "application/octet-stream");
 
 /// Why something did not come.
@@ -194,7 +192,7 @@ impl<'a> Pushing<'a> {
                     StatusCode::CREATED => return Ok(true),
                     // It takes blobs only in two steps.
                     StatusCode::ACCEPTED => begun(answer).await?,
-                    _ => return Err(Trouble::Refused(format!("{:#}", refusal(answer).await))),
+                    _ => return Err(refused(answer).await),
                 }
             }
             None => {
@@ -208,26 +206,25 @@ impl<'a> Pushing<'a> {
 
     /// Sends a blob in pieces, and goes on where it broke off.
     async fn upload(&self, mut location: String, digest: &Digest, content: &Content) -> Result<(), Trouble> {
-        let (mut sent, mut tries) = (0, TRIES);
+        let (mut sent, mut patience) = (0, Patience::default());
         while sent < content.size {
             let bytes = content.read(sent, PIECE).map_err(anyhow::Error::from)?;
             let next = sent + bytes.len() as u64;
             let range = format!("{sent}-{}", next - 1);
             let headers = [BYTES, (header::CONTENT_RANGE, &*range)];
-            match self.registry.at(Method::PATCH, &location, &headers, bytes).await {
+            let answer = self.registry.at(Method::PATCH, &location, &headers, bytes).await;
+            let error = match answer {
                 Ok(answer) if answer.status == StatusCode::ACCEPTED => {
                     location = location_of(&answer)?;
                     sent = next;
+                    patience = Patience::default();
+                    continue;
                 }
-                Ok(answer) if tries == 0 || answer.status.is_client_error() => {
-                    return Err(Trouble::Refused(format!("{:#}", refusal(answer).await)));
-                }
-                Err(error) if tries == 0 => return Err(error.into()),
-                Ok(_) | Err(_) => {
-                    tries -= 1;
-                    sent = self.stands(&location).await?;
-                }
-            }
+                Ok(answer) if !may_pass(answer.status) => return Err(refused(answer).await),
+                Ok(answer) => refusal(answer).await,
+                Err(error) => error,
+            };
+            sent = self.stands(&location, error, &mut patience).await?;
         }
         let and = if location.contains('?') { '&' } else { '?' };
         let path = format!("{location}{and}digest={digest}");
@@ -235,16 +232,23 @@ impl<'a> Pushing<'a> {
         created(answer).await
     }
 
-    /// How many bytes an upload has.
-    async fn stands(&self, location: &str) -> Result<u64, Trouble> {
-        let answer = self.registry.at(Method::GET, location, &[], Bytes::new()).await?;
-        if answer.status != StatusCode::NO_CONTENT {
-            return Err(Trouble::Refused(format!("{:#}", refusal(answer).await)));
+    /// How many bytes an upload has that broke off.
+    async fn stands(&self, location: &str, mut error: anyhow::Error, patience: &mut Patience) -> Result<u64, Trouble> {
+        loop {
+            patience.wait(error).await?;
+            error = match self.registry.at(Method::GET, location, &[], Bytes::new()).await {
+                Ok(answer) if answer.status == StatusCode::NO_CONTENT => {
+                    let last = answer.header(&header::RANGE).and_then(|range| range.split_once('-'));
+                    let last = last.and_then(|(_, last)| last.parse::<u64>().ok());
+                    // `0-0` is how all registries say that there is nothing.
+                    return Ok(last.filter(|last| *last > 0).map_or(0, |last| last + 1));
+                }
+                // Whatever else it says: it may still have hold of what broke off.
+                Ok(answer) if is_final(answer.status) => return Err(refused(answer).await),
+                Ok(answer) => refusal(answer).await,
+                Err(error) => error,
+            };
         }
-        let last = answer.header(&header::RANGE).and_then(|range| range.split_once('-'));
-        let last = last.and_then(|(_, last)| last.parse::<u64>().ok());
-        // `0-0` is how all registries say that there is nothing.
-        Ok(last.filter(|last| *last > 0).map_or(0, |last| last + 1))
     }
 
     async fn manifest(&self, name: &ImageName, digest: &Digest, reference: &str) -> Result<(), Trouble> {
@@ -295,16 +299,37 @@ const BROKEN: &str = "what has come so far stays; the same command goes on from 
 /// Where an upload goes on that was begun.
 async fn begun(answer: Answer) -> Result<String, Trouble> {
     if answer.status != StatusCode::ACCEPTED {
-        return Err(Trouble::Refused(format!("{:#}", refusal(answer).await)));
+        return Err(refused(answer).await);
     }
     Ok(location_of(&answer)?)
+}
+
+async fn refused(answer: Answer) -> Trouble {
+    Trouble::Refused(format!("{:#}", refusal(answer).await))
+}
+
+/// Whether the same may be taken a little later, from where the upload stands then.
+fn may_pass(status: StatusCode) -> bool {
+    status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::TOO_MANY_REQUESTS
+        )
+}
+
+/// Whether an upload cannot be gone on with.
+fn is_final(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+    )
 }
 
 async fn created(answer: Answer) -> Result<(), Trouble> {
     if answer.status == StatusCode::CREATED {
         return Ok(());
     }
-    Err(Trouble::Refused(format!("{:#}", refusal(answer).await)))
+    Err(refused(answer).await)
 }
 
 /// The path that a server names, whatever it calls itself.

@@ -284,3 +284,6 @@ impl Seek for Headers {
         Ok(self.position)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,21 @@
 //! A server, spoken to by the distribution API.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http::{HeaderName, Method, StatusCode, header};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::http::client::{Answer, Client};
 use crate::oci::manifest::Contents;
-use crate::oci::{Algorithm, Digest, ImageName, Manifest, Reference, media_type};
+use crate::oci::{Algorithm, Digest, ImageName, Manifest, Reference, Tag, media_type};
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+/// How often something is tried again, and how long the first wait is, which doubles.
+const TRIES: u32 = 6;
+const FIRST_WAIT: Duration = Duration::from_millis(250);
 /// The longest answer that is repeated in an error.
 const EXCERPT: usize = 200;
 
@@ -19,12 +25,37 @@ pub(in crate::cli) struct Registry {
     client: Client,
 }
 
+/// How long something that breaks off again and again is still gone on with.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    tries: u32,
+}
+
+impl Patience {
+    /// Waits a little longer each time, and at last no more: a server that is started anew is back by then.
+    pub(super) async fn wait(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
+        if self.tries == TRIES {
+            return Err(error);
+        }
+        tokio::time::sleep(FIRST_WAIT * 2_u32.pow(self.tries)).await;
+        self.tries += 1;
+        Ok(())
+    }
+}
+
 /// What is about a manifest, as far as can be told.
 #[derive(Debug, Default)]
 pub(super) struct Referrers {
     pub(super) digests: Vec<Digest>,
     /// Why there may be more.
     pub(super) warning: Option<String>,
+}
+
+/// A list of tags.
+#[derive(Deserialize)]
+struct Tags {
+    #[serde(default)]
+    tags: Vec<String>,
 }
 
 impl Registry {
@@ -103,6 +134,20 @@ impl Registry {
         };
         let digest = digest_of(&answer).with_context(|| format!("{asked}: the server does not say its digest"))?;
         Ok(Some(digest))
+    }
+
+    /// The tags of an image, and why there may be more.
+    pub(in crate::cli) async fn tags(&self, name: &ImageName) -> anyhow::Result<(Vec<Tag>, Option<String>)> {
+        let asked = format!("the tags of {name}");
+        let answer = self.ask(Method::GET, name, "tags/list", &[], Bytes::new()).await?;
+        let answer = found(answer, &asked)
+            .await?
+            .with_context(|| format!("the server has no {name}"))?;
+        let warning = answer.header(&header::WARNING).map(str::to_owned);
+        let bytes = answer.bytes().await.with_context(|| asked.clone())?;
+        let listed: Tags = serde_json::from_slice(&bytes).with_context(|| asked.clone())?;
+        let tags = listed.tags.iter().map(|tag| tag.parse()).collect::<Result<_, _>>();
+        Ok((tags.with_context(|| asked.clone())?, warning))
     }
 
     /// The list of what refers to a manifest.

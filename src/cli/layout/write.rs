@@ -10,17 +10,15 @@ use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use super::gather::{Gathered, Piece};
+use super::gather::{Entry, Gathered, Piece};
 use super::progress::Progress;
-use super::registry::{Registry, refusal};
+use super::registry::{Patience, Registry, refusal};
 use super::{IMAGE_NAME, INDEX, MARK, REF_NAME, path_of};
 use crate::http::client::Answer;
 use crate::oci::{Hasher, media_type};
 
 /// How much is handed to the file system at once.
 const BUFFER: usize = 1 << 20;
-/// How often a body that breaks off is gone on with, of one piece.
-const TRIES: u32 = 3;
 
 /// Where a tar goes.
 #[derive(Debug)]
@@ -140,9 +138,11 @@ fn append(tar: &mut tar::Builder<impl Write>, path: &str, bytes: &[u8]) -> io::R
     tar.append_data(&mut header_of(bytes.len() as u64), path, bytes)
 }
 
-/// The list of what is in it.
+/// The list of what is in it: images first, because containerd stops at the first entry that it cannot run.
 fn list(gathered: &Gathered, server: &str) -> Vec<u8> {
-    let entries = gathered.entries.iter().map(|entry| {
+    let mut entries: Vec<&Entry> = gathered.entries.iter().collect();
+    entries.sort_by_key(|entry| entry.is_about);
+    let entries = entries.into_iter().map(|entry| {
         let mut said = json!({
             "mediaType": entry.media_type,
             "digest": entry.digest,
@@ -174,7 +174,7 @@ struct Incoming<'a> {
     rest: Bytes,
     received: u64,
     hasher: Option<Hasher>,
-    tries: u32,
+    patience: Patience,
 }
 
 impl<'a> Incoming<'a> {
@@ -196,19 +196,33 @@ impl<'a> Incoming<'a> {
             rest: Bytes::new(),
             received: 0,
             hasher: Some(piece.digest.algorithm().hasher()),
-            tries: TRIES,
+            patience: Patience::default(),
         })
     }
 
     fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
         loop {
             match self.runtime.block_on(self.answer.piece()) {
-                Ok(bytes) => return Ok(bytes),
-                Err(error) if self.tries == 0 || self.piece.is_manifest => return Err(error),
-                Err(_) => {
-                    self.tries -= 1;
-                    self.answer = self.runtime.block_on(ask(self.registry, self.piece, self.received))?;
+                Ok(bytes) => {
+                    self.patience = Patience::default();
+                    return Ok(bytes);
                 }
+                Err(error) if self.piece.is_manifest => return Err(error),
+                Err(error) => self.go_on(error)?,
+            }
+        }
+    }
+
+    /// Asks for what is still to come, after it has broken off.
+    fn go_on(&mut self, mut error: anyhow::Error) -> anyhow::Result<()> {
+        loop {
+            self.runtime.block_on(self.patience.wait(error))?;
+            match self.runtime.block_on(ask(self.registry, self.piece, self.received)) {
+                Ok(answer) => {
+                    self.answer = answer;
+                    return Ok(());
+                }
+                Err(again) => error = again,
             }
         }
     }
