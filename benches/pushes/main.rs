@@ -122,6 +122,7 @@ async fn small(arguments: &Arguments) {
     );
     println!("| | a second | CPU of the server a blob |\n| --- | --- | --- |");
     let mut number = 0;
+    let mut kept = Vec::new();
     for kind in Kind::ALL {
         let (mut rates, mut costs) = (Vec::new(), Vec::new());
         for _ in 0..arguments.rounds {
@@ -155,7 +156,7 @@ async fn small(arguments: &Arguments) {
             }
             rates.push(arguments.blobs as f64 / began.elapsed().as_secs_f64());
             costs.push((system.cpu_seconds() - before) / arguments.blobs as f64 * 1e6);
-            system.stop().await;
+            kept.push(system.stop().await);
         }
         if rates.is_empty() {
             println!("| {} | – | – |", kind.name());
@@ -175,6 +176,7 @@ async fn large(arguments: &Arguments) {
         LARGE >> 20,
         arguments.rounds
     );
+    let mut kept = Vec::new();
     println!("| | MiB/s | ÷ SHA-256 | CPU s/GiB |\n| --- | --- | --- | --- |");
     for kind in Kind::ALL {
         let (mut rates, mut costs) = (Vec::new(), Vec::new());
@@ -193,7 +195,7 @@ async fn large(arguments: &Arguments) {
             assert_eq!(connection.ask("PUT", &path, 0, b"").await.status, 201);
             rates.push((LARGE >> 20) as f64 / began.elapsed().as_secs_f64());
             costs.push((system.cpu_seconds() - before) * 1024.0 / (LARGE >> 20) as f64);
-            system.stop().await;
+            kept.push(system.stop().await);
         }
         if rates.is_empty() {
             println!("| {} | – | – | – |", kind.name());

@@ -34,7 +34,7 @@ impl Kind {
 pub(crate) struct System {
     pub(crate) address: SocketAddr,
     process: Child,
-    _directory: TempDir,
+    directory: Option<TempDir>,
 }
 
 impl System {
@@ -77,7 +77,7 @@ impl System {
         let system = Self {
             address,
             process,
-            _directory: directory,
+            directory: Some(directory),
         };
         for _ in 0..1000 {
             if TcpStream::connect(address).await.is_ok() {
@@ -98,14 +98,17 @@ impl System {
         ticks.map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
     }
 
-    pub(crate) async fn stop(mut self) {
+    /// Stops it. Its directory is to be kept until all is measured: a file system may be slow to make files where many
+    /// have just been removed.
+    pub(crate) async fn stop(mut self) -> Option<TempDir> {
         let _ = Command::new("kill").arg(self.process.id().to_string()).status();
         for _ in 0..500 {
             if self.process.try_wait().unwrap().is_some() {
-                return;
+                break;
             }
             sleep(Duration::from_millis(10)).await;
         }
+        self.directory.take()
     }
 }
 
