@@ -93,7 +93,7 @@ async fn work(server: &str, what: &Exporting<'_>) -> Result<(), Failure> {
     }
     let (manifests, blobs) = gathered.count();
     problems.append(&mut gathered.problems);
-    let elsewhere = gathered.elsewhere;
+    let (elsewhere, warnings) = (gathered.elsewhere, std::mem::take(&mut gathered.warnings));
     let bytes = output.write(&registry, gathered, progress).await?;
     if let Output::File(unfinished) = output {
         unfinished.finish()?;
@@ -102,7 +102,7 @@ async fn work(server: &str, what: &Exporting<'_>) -> Result<(), Failure> {
     if as_json {
         let said = json!({
             "file": to.display().to_string(), "images": images, "manifests": manifests, "blobs": blobs,
-            "bytes": bytes, "elsewhere": elsewhere, "problems": problems,
+            "bytes": bytes, "elsewhere": elsewhere, "warnings": warnings, "problems": problems,
         });
         println!("{said}");
     } else {
@@ -122,7 +122,7 @@ async fn work(server: &str, what: &Exporting<'_>) -> Result<(), Failure> {
         if elsewhere > 0 {
             eprintln!("layers that lie elsewhere, as their manifests say, and are left out: {elsewhere}");
         }
-        for problem in &problems {
+        for problem in warnings.iter().chain(&problems) {
             eprintln!("{problem}");
         }
     }

@@ -12,7 +12,7 @@ use super::layout::progress::{Progress, size};
 use super::layout::push::Pushing;
 use super::layout::read::Layout;
 use super::layout::registry::Registry;
-use super::{File, block_on, load, stopped, usage};
+use super::{File, block_on, count, load, stopped, usage};
 use crate::config::{Config, RepositoryConfig};
 use crate::store::{Imported, Importing};
 use crate::telemetry::logs;
@@ -67,12 +67,14 @@ pub(super) fn layout(server: &str, from: &Path, into: &[String], replace_tags: b
         if as_json {
             println!("{}", serde_json::to_string(&done).unwrap_or_default());
         } else {
+            let counted =
+                |number: u64, one, several| count(usize::try_from(number).unwrap_or(usize::MAX), one, several);
             println!(
-                "{} images: {} manifests, {} tags, {} blobs ({}); here already: {}",
-                done.images,
-                done.manifests,
-                done.tags,
-                done.copied,
+                "{}: {}, {}, {} ({}); here already: {}",
+                counted(done.images, "image", "images"),
+                counted(done.manifests, "manifest", "manifests"),
+                counted(done.tags, "tag", "tags"),
+                counted(done.copied, "blob", "blobs"),
                 size(done.bytes),
                 done.present
             );

@@ -433,7 +433,7 @@ async fn what_cannot_be_told_is_told() {
     done(&export(&inside, &back, &["local/app:v1"], &[]).await);
     // A remote that has the image, and cannot ask for its signature any more.
     let ours = Registry::start(&format!(
-        "repositories: {{ hub: {{ type: remote, url: '{}/docker', insecure: true }} }}\n",
+        "repositories: {{ hub: {{ type: remote, url: '{}/docker', insecure: true, tag_ttl: 1ms }} }}\n",
         upstream.url("")
     ));
     spoken(&ours, "hub/").image("app", "v1").await;
@@ -441,6 +441,8 @@ async fn what_cannot_be_told_is_told() {
     let said = failed(&export(&ours, &back, &["hub/app:v1"], &[]).await);
     assert!(said.contains("whether there is a signature cannot be told"), "{said}");
     assert!(back.exists(), "the image itself is there");
+    // It cannot be told either whether the tag has moved.
+    assert!(said.contains(r#""warnings":["hub/app:v1: "#), "{said}");
     let never = directory.path().join("never.tar");
     let said = failed(&export(&ours, &never, &["hub/app:v2"], &[]).await);
     assert!(said.contains("hub/app:v2") && !never.exists(), "{said}");

@@ -5,9 +5,8 @@ use std::collections::HashSet;
 
 use super::names::tags_about;
 use super::progress::Progress;
-use super::registry::Registry;
-use crate::oci::manifest::Contents;
-use crate::oci::{Digest, ImageName, Manifest, Reference};
+use super::registry::{Found, Registry};
+use crate::oci::{Digest, ImageName, Reference};
 
 /// More manifests than anybody has asked for.
 const MOST: usize = 100_000;
@@ -51,6 +50,8 @@ pub(in crate::cli) struct Gathered {
     pub(super) pieces: Vec<Piece>,
     /// What could not be told: a line each.
     pub(in crate::cli) problems: Vec<String>,
+    /// What the server has to say of what it gave: a line each.
+    pub(in crate::cli) warnings: Vec<String>,
     /// Blobs that lie elsewhere, as their manifests say, and that the server does not have.
     pub(in crate::cli) elsewhere: u64,
     seen: HashSet<(ImageName, Digest)>,
@@ -90,13 +91,14 @@ impl Gathered {
     ) -> anyhow::Result<()> {
         let Wanted { name, reference } = wanted;
         let shown = format!("{name}{}{reference}", reference.separator());
-        let Some((manifest, contents)) = registry.manifest(name, reference).await? else {
+        let Some(found) = registry.manifest(name, reference).await? else {
             anyhow::bail!("the server has no {shown}");
         };
-        self.list(&manifest, &contents, Some(shown), false);
+        self.warnings
+            .extend(found.warning.as_ref().map(|warning| format!("{shown}: {warning}")));
+        self.list(&found, Some(shown.clone()), false);
         let mut open = Vec::new();
-        self.take(registry, name, (manifest, contents), (bare, false), &mut open)
-            .await?;
+        self.take(registry, name, found, (bare, false), &mut open).await?;
         while let Some(next) = open.pop() {
             let (Open::Child(digest, ..) | Open::About(digest, _)) = &next;
             let is_known = self.seen.contains(&(name.clone(), digest.clone()));
@@ -109,7 +111,7 @@ impl Gathered {
                     self.take(registry, name, found, (bare, is_about), &mut open).await?;
                 }
                 (Some(found), Open::About(_, called)) => {
-                    self.list(&found.0, &found.1, called, true);
+                    self.list(&found, called, true);
                     self.take(registry, name, found, (bare, true), &mut open).await?;
                 }
                 (None, Open::Child(digest, parent, true)) => {
@@ -128,10 +130,12 @@ impl Gathered {
             }
             progress.say(&format!("{name}: {} manifests and blobs", self.pieces.len()));
         }
+        progress.tell(&shown);
         Ok(())
     }
 
-    fn list(&mut self, manifest: &Manifest, contents: &Contents, name: Option<String>, is_about: bool) {
+    fn list(&mut self, found: &Found, name: Option<String>, is_about: bool) {
+        let Found { manifest, contents, .. } = found;
         if self.listed.insert((manifest.digest.clone(), name.clone())) {
             self.entries.push(Entry {
                 media_type: manifest.media_type.to_string(),
@@ -149,7 +153,7 @@ impl Gathered {
         &mut self,
         registry: &Registry,
         name: &ImageName,
-        (manifest, contents): (Manifest, Contents),
+        Found { manifest, contents, .. }: Found,
         (bare, is_about): (bool, bool),
         open: &mut Vec<Open>,
     ) -> anyhow::Result<()> {

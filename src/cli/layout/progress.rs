@@ -1,13 +1,14 @@
-//! How far long work is, for whoever looks at a terminal. Elsewhere nothing is shown until it is done.
+//! How far long work is: a bar for whoever looks at a terminal, and a line for each image there and elsewhere.
 
 use std::io::{IsTerminal as _, Write as _};
 
 /// How wide the bar is.
 const WIDTH: u64 = 24;
 
-/// One line that is written anew.
+/// Lines, and below them one that is written anew.
 #[derive(Debug)]
 pub(in crate::cli) struct Progress {
+    wanted: bool,
     shows: bool,
     done: u64,
     total: u64,
@@ -15,9 +16,10 @@ pub(in crate::cli) struct Progress {
 }
 
 impl Progress {
-    /// Shown on the terminal, if there is one and it is `wanted`.
+    /// If it is `wanted`; the bar, if there is a terminal.
     pub(in crate::cli) fn new(wanted: bool) -> Self {
         Self {
+            wanted,
             shows: wanted && std::io::stderr().is_terminal(),
             done: 0,
             total: 0,
@@ -28,6 +30,15 @@ impl Progress {
     /// What is going on, before it is known how much there is.
     pub(super) fn say(&mut self, what: &str) {
         self.show(what.to_owned());
+    }
+
+    /// One image is done.
+    pub(super) fn tell(&mut self, line: &str) {
+        if !self.wanted {
+            return;
+        }
+        self.clear();
+        eprintln!("{line}");
     }
 
     /// How many bytes there are in all.
@@ -44,6 +55,13 @@ impl Progress {
         }
     }
 
+    fn clear(&mut self) {
+        if !self.shown.is_empty() {
+            eprint!("\r\x1b[K");
+            self.shown.clear();
+        }
+    }
+
     fn show(&mut self, line: String) {
         // A terminal that is far away is not told the same again and again.
         if self.shows && line != self.shown {
@@ -56,9 +74,7 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.shows && !self.shown.is_empty() {
-            eprint!("\r\x1b[K");
-        }
+        self.clear();
     }
 }
 

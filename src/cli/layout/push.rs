@@ -88,7 +88,7 @@ impl<'a> Pushing<'a> {
             tags.sort_by_key(|(tag, _)| !is_about(tag));
             for (tag, digest) in tags {
                 match self.tag(name, tag, digest).await {
-                    Ok(()) => {}
+                    Ok(()) => self.progress.tell(&format!("{name}:{tag}")),
                     Err(Trouble::Refused(why)) => self.done.problems.push(format!("{name}:{tag}: {why}")),
                     Err(Trouble::Broken(error)) => return Err(error.context(BROKEN)),
                 }

@@ -8,6 +8,7 @@ use http::{HeaderName, Method, StatusCode, header};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::names::printable;
 use crate::http::client::{Answer, Client};
 use crate::oci::manifest::Contents;
 use crate::oci::{Algorithm, Digest, ImageName, Manifest, Reference, Tag, media_type};
@@ -41,6 +42,15 @@ impl Patience {
         self.tries += 1;
         Ok(())
     }
+}
+
+/// A manifest as a server gave it.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) manifest: Manifest,
+    pub(super) contents: Contents,
+    /// What the server has to say of it: that nobody could be asked whether the tag has moved.
+    pub(super) warning: Option<String>,
 }
 
 /// What is about a manifest, as far as can be told.
@@ -92,11 +102,7 @@ impl Registry {
     }
 
     /// A manifest, or that it is certainly not there.
-    pub(super) async fn manifest(
-        &self,
-        name: &ImageName,
-        reference: &Reference,
-    ) -> anyhow::Result<Option<(Manifest, Contents)>> {
+    pub(super) async fn manifest(&self, name: &ImageName, reference: &Reference) -> anyhow::Result<Option<Found>> {
         let asked = format!("{name}{}{reference}", reference.separator());
         let accept = media_type::MANIFEST_TYPES.join(", ");
         let path = format!("manifests/{reference}");
@@ -111,6 +117,7 @@ impl Registry {
             Reference::Tag(_) => digest_of(&answer),
         };
         let content_type = answer.header(&header::CONTENT_TYPE).map(str::to_owned);
+        let warning = warning_of(&answer);
         let bytes = answer.bytes().await.with_context(|| asked.clone())?;
         let algorithm = expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
         let (manifest, contents) =
@@ -118,7 +125,11 @@ impl Registry {
         if expected.is_some_and(|expected| expected != manifest.digest) {
             bail!("{asked}: what the server sent has the digest {}", manifest.digest);
         }
-        Ok(Some((manifest, contents)))
+        Ok(Some(Found {
+            manifest,
+            contents,
+            warning,
+        }))
     }
 
     /// What a tag or digest means there, or that it certainly means nothing.
@@ -143,7 +154,7 @@ impl Registry {
         let answer = found(answer, &asked)
             .await?
             .with_context(|| format!("the server has no {name}"))?;
-        let warning = answer.header(&header::WARNING).map(str::to_owned);
+        let warning = warning_of(&answer);
         let bytes = answer.bytes().await.with_context(|| asked.clone())?;
         let listed: Tags = serde_json::from_slice(&bytes).with_context(|| asked.clone())?;
         let tags = listed.tags.iter().map(|tag| tag.parse()).collect::<Result<_, _>>();
@@ -158,7 +169,7 @@ impl Registry {
         let Some(answer) = found(answer, &asked).await? else {
             return Ok(Referrers::default());
         };
-        let warning = answer.header(&header::WARNING).map(str::to_owned);
+        let warning = warning_of(&answer);
         let bytes = answer.bytes().await.with_context(|| asked.clone())?;
         let (_, contents) = Manifest::from_elsewhere(bytes, Some(media_type::OCI_INDEX), Algorithm::Sha256)
             .with_context(|| asked.clone())?;
@@ -175,6 +186,10 @@ impl Registry {
         let answer = self.ask(Method::HEAD, name, &path, &[], Bytes::new()).await?;
         Ok(answer.status == StatusCode::OK)
     }
+}
+
+fn warning_of(answer: &Answer) -> Option<String> {
+    answer.header(&header::WARNING).map(printable)
 }
 
 fn digest_of(answer: &Answer) -> Option<Digest> {
