@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::names::tags_about;
+use super::names::{is_about, tags_about};
 use super::progress::Progress;
 use super::registry::{Found, Registry};
 use crate::oci::{Digest, ImageName, Reference};
@@ -96,7 +96,8 @@ impl Gathered {
         };
         self.warnings
             .extend(found.warning.as_ref().map(|warning| format!("{shown}: {warning}")));
-        self.list(&found, Some(shown.clone()), false);
+        let is_about = matches!(reference, Reference::Tag(tag) if is_about(tag));
+        self.list(&found, Some(shown.clone()), is_about);
         let mut open = Vec::new();
         self.take(registry, name, found, (bare, false), &mut open).await?;
         while let Some(next) = open.pop() {
@@ -105,7 +106,13 @@ impl Gathered {
             if is_known && matches!(next, Open::Child(..)) {
                 continue;
             }
-            let found = registry.manifest(name, &Reference::Digest(digest.clone())).await?;
+            let found = match registry.manifest(name, &Reference::Digest(digest.clone())).await {
+                Err(error) if !matches!(next, Open::Child(_, _, false)) => {
+                    self.problems.push(format!("{error:#}"));
+                    continue;
+                }
+                found => found?,
+            };
             match (found, next) {
                 (Some(found), Open::Child(_, _, is_about)) => {
                     self.take(registry, name, found, (bare, is_about), &mut open).await?;
