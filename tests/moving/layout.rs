@@ -11,7 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::binary::{OCI_INDEX, OCI_MANIFEST, Registry, entrepot, image_manifest, sha256, temporary, tree};
-use crate::images::{Answers, Spoken, is_full, referrer};
+use crate::images::{Answers, Spoken, referrer};
+use crate::size::is_full;
 
 const LOCAL: &str = "repositories: { docker: { type: local } }\n";
 const IMAGES: [&str; 5] = [

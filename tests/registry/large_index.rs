@@ -9,6 +9,7 @@ use std::time::Instant;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
+use crate::size::is_full;
 use crate::support::{OCI_MANIFEST, Registry, expect, header, image_manifest, sha256, temporary, until};
 
 const CONFIGURATION: &str =
@@ -66,8 +67,7 @@ async fn tags(registry: &Registry, image: usize) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d05_while_a_large_index_is_rebuilt_everything_but_collection_goes_on() {
-    let is_full = std::env::var_os("ENTREPOT_TESTS").is_some_and(|size| size == "full");
-    let (images, manifests) = if is_full { FULL } else { GATE };
+    let (images, manifests) = if is_full() { FULL } else { GATE };
     let directory = temporary();
     let registry = Registry::start_in(&directory, CONFIGURATION);
     let tree = registry.data().join("docker/registry/v2");
