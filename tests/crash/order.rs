@@ -58,6 +58,7 @@ async fn d03_no_answer_leaves_before_what_it_promises_is_durable() {
         together: 0,
         pulling: 0,
         collecting: 0,
+        kept: usize::MAX,
     };
     let mut clients = world.crowd(&Door::of(&registry), &crowd, &mut dice);
     world.end_after(wanted);

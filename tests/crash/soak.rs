@@ -23,7 +23,11 @@ const CROWD: Crowd = Crowd {
     together: 2,
     pulling: 1,
     collecting: 1,
+    // With a store that grew with every request, each pass would take longer than the one before.
+    kept: KEPT,
 };
+/// Images that each client has at a time.
+const KEPT: usize = 40;
 /// Who sign what they have pushed.
 const SIGNING: usize = 2;
 /// Requests, and passes over the store among them. The full size is what Quay's rewrite was shown to fail at, 40 times.
@@ -41,7 +45,8 @@ fn size() -> (u64, u32) {
 
 impl Caller {
     async fn sign_and_look(mut self) {
-        while !self.world.is_over() && self.sign().await.is_ok() {
+        let mut signed = Vec::new();
+        while !self.world.is_over() && self.sign(&mut signed).await.is_ok() {
             // Uploads that are left go on some day. Were they only ever begun, there would soon be as many as there may be.
             if self.dice.once_in(10) {
                 Check::new(&self, Loss::Process).uploads().await;
@@ -50,7 +55,7 @@ impl Caller {
     }
 
     /// An image, and a manifest about it, which is listed from then on.
-    async fn sign(&mut self) -> Result<(), Gone> {
+    async fn sign(&mut self, signed: &mut Vec<(Digest, Digest)>) -> Result<(), Gone> {
         let layer = self.layer();
         let Some(subject) = self.push_image(std::slice::from_ref(&layer), Some("signed")).await? else {
             return Ok(());
@@ -62,7 +67,10 @@ impl Caller {
         let listed = String::from_utf8_lossy(&answer.body).contains(signature.as_str());
         assert!(listed, "{signature} is about {subject} and is not listed");
         self.pull("signed").await?;
-        if self.dice.once_in(2) {
+        signed.push((subject, signature));
+        if signed.len() > KEPT || self.dice.once_in(2) {
+            let one = self.dice.below(signed.len() as u64);
+            let (subject, signature) = signed.swap_remove(usize::try_from(one).expect("few"));
             self.delete_manifest(&signature).await?;
             self.delete_manifest(&subject).await?;
         }

@@ -21,6 +21,7 @@ const CROWD: Crowd = Crowd {
     together: 2,
     pulling: 2,
     collecting: 1,
+    kept: usize::MAX,
 };
 /// A store that has more than this many manifests gives way to a new one: readiness within 5 s is promised up to here.
 const MANIFESTS: usize = 10_000;

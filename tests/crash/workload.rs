@@ -26,6 +26,8 @@ pub(crate) struct Crowd {
     pub(crate) pulling: usize,
     /// Who have what nothing needs given back.
     pub(crate) collecting: usize,
+    /// How many manifests each who is alone keeps; beyond that one goes for each that comes.
+    pub(crate) kept: usize,
 }
 
 impl World {
@@ -34,11 +36,11 @@ impl World {
         let mut clients = JoinSet::new();
         for number in 0..crowd.alone {
             let caller = self.caller(door, &format!("own{number}"), true, dice);
-            clients.spawn(caller.push_and_pull());
+            clients.spawn(caller.push_and_pull(crowd.kept));
         }
         for _ in 0..crowd.together {
             let caller = self.caller(door, "shared", false, dice);
-            clients.spawn(caller.push_and_pull());
+            clients.spawn(caller.push_and_pull(usize::MAX));
         }
         for _ in 0..crowd.pulling {
             let caller = self.caller(door, "", false, dice);
@@ -53,7 +55,7 @@ impl World {
 }
 
 impl Caller {
-    async fn push_and_pull(mut self) {
+    async fn push_and_pull(mut self, kept: usize) {
         let mut known = if self.is_alone {
             self.world.oracle.manifests(&self.image)
         } else {
@@ -65,7 +67,12 @@ impl Caller {
             known.swap_remove(usize::try_from(one).expect("few"));
         }
         while !self.world.is_over() {
-            if self.step(&mut known).await.is_err() {
+            let done = if known.len() > kept {
+                self.delete_one_of(&mut known).await
+            } else {
+                self.step(&mut known).await
+            };
+            if done.is_err() {
                 return;
             }
         }
@@ -88,9 +95,7 @@ impl Caller {
             13..=14 => {
                 // Where others push, what they are about to tag must not go.
                 if self.is_alone && !known.is_empty() {
-                    let one = self.dice.below(known.len() as u64);
-                    let digest = known.swap_remove(usize::try_from(one).expect("few"));
-                    self.delete_manifest(&digest).await?;
+                    self.delete_one_of(known).await?;
                 }
             }
             15 => {
@@ -100,6 +105,12 @@ impl Caller {
             _ => self.pull(&tag).await?,
         }
         Ok(())
+    }
+
+    async fn delete_one_of(&mut self, known: &mut Vec<Digest>) -> Result<(), Gone> {
+        let one = self.dice.below(known.len() as u64);
+        let digest = known.swap_remove(usize::try_from(one).expect("few"));
+        self.delete_manifest(&digest).await.map(drop)
     }
 
     /// A pull of what was pushed, whose bodies are all read.
