@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use entrepot::oci::Algorithm;
+use entrepot::oci::{Algorithm, Digest};
 use futures_util::stream;
 use reqwest::{Body, StatusCode};
 use tokio::task::JoinSet;
@@ -91,7 +91,7 @@ fn pieces(length: u64) -> impl Iterator<Item = Bytes> {
     (0..length.div_ceil(MEBIBYTE)).map(move |piece| pattern(piece * MEBIBYTE, ((piece + 1) * MEBIBYTE).min(length)))
 }
 
-async fn push(registry: Arc<Registry>, length: u64) {
+async fn push(registry: Arc<Registry>, length: u64, digest: Digest) {
     let response = registry
         .post("/v2/docker/a/blobs/uploads/")
         .send()
@@ -107,7 +107,7 @@ async fn push(registry: Arc<Registry>, length: u64) {
     let body = Body::wrap_stream(stream::iter(pieces(length).map(Ok::<_, std::io::Error>)));
     let response = registry
         .client
-        .put(format!("{location}?digest={}", pattern_digest(length)))
+        .put(format!("{location}?digest={digest}"))
         .header("content-length", length)
         .timeout(LASTING)
         .body(body)
@@ -118,8 +118,7 @@ async fn push(registry: Arc<Registry>, length: u64) {
 }
 
 /// Reads a blob of the pattern, and looks at every byte of it.
-async fn pull(registry: Arc<Registry>, repository: &'static str, length: u64) {
-    let digest = pattern_digest(length);
+async fn pull(registry: Arc<Registry>, repository: &'static str, digest: Digest) {
     let request = registry
         .get(&format!("/v2/{repository}/a/blobs/{digest}"))
         .timeout(LASTING);
@@ -167,13 +166,16 @@ async fn trouble(registry: &Registry, server: &Server) {
 async fn a03_sixty_four_large_transfers_in_little_memory() {
     // One byte more for each: so there are no two of the same.
     let large = if is_full() { 1024 * MEBIBYTE } else { 24 * MEBIBYTE };
-    let hit = large;
-    let cold: Vec<u64> = (1..=MISSES as u64).map(|more| large + more).collect();
-    let fresh: Vec<u64> = (1..=PUSHES as u64).map(|more| large + 100 + more).collect();
     let server = Server::start().await;
-    for length in &cold {
-        server.put_pattern("a", *length);
-    }
+    let cold: Vec<Digest> = (1..=MISSES as u64)
+        .map(|more| server.put_pattern("a", large + more))
+        .collect();
+    // Hashed before: who hashes for seconds between two steps of a request is a slow client, and sent away.
+    let fresh: Vec<(u64, Digest)> = (1..=PUSHES as u64)
+        .map(|more| large + 100 + more)
+        .map(|length| (length, pattern_digest(length)))
+        .collect();
+    let hit = (large, pattern_digest(large));
     // As root there is a limit; without, only what the server has is looked at.
     let group = Group::new();
     assert!(
@@ -181,25 +183,25 @@ async fn a03_sixty_four_large_transfers_in_little_memory() {
         "the full size takes root, and a control group of memory"
     );
     let registry = Arc::new(start(group.as_ref(), &server));
-    push(Arc::clone(&registry), hit).await;
+    push(Arc::clone(&registry), hit.0, hit.1.clone()).await;
 
     // Each on its own: a client that is kept from its connection by others is sent away as a slow one.
     let mut transfers = JoinSet::new();
     for _ in 0..HITS {
-        transfers.spawn(pull(Arc::clone(&registry), "docker", hit));
+        transfers.spawn(pull(Arc::clone(&registry), "docker", hit.1.clone()));
     }
-    for length in cold {
-        transfers.spawn(pull(Arc::clone(&registry), "hub", length));
+    for digest in cold {
+        transfers.spawn(pull(Arc::clone(&registry), "hub", digest));
     }
-    for length in &fresh {
-        transfers.spawn(push(Arc::clone(&registry), *length));
+    for (length, digest) in &fresh {
+        transfers.spawn(push(Arc::clone(&registry), *length, digest.clone()));
     }
     trouble(&registry, &server).await;
     while let Some(ended) = transfers.join_next().await {
         ended.expect("it is whole");
     }
-    for length in fresh {
-        let path = format!("/v2/docker/a/blobs/{}", pattern_digest(length));
+    for (_, digest) in fresh {
+        let path = format!("/v2/docker/a/blobs/{digest}");
         expect(registry.head(&path).send().await.expect("an answer"), StatusCode::OK).await;
     }
     let peak = peak(&registry);
