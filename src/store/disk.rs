@@ -1,8 +1,8 @@
 //! Making things durable: the few moves that survive a power cut, and nothing that skips one.
 //!
 //! A file is written in the spool, synced, renamed into place, and the directory it lies in is synced; so is the parent
-//! of every directory made on the way. Names may be given first and synced together later, see `debts`. After any of these fails, the request fails: nothing is synced a second time,
-//! because the kernel reports an error once and success afterwards. When that has happened a few times, the disk is not one
+//! of every directory made on the way. Names may be given first and synced together later, see `debts`. After any of
+//! these fails, the request fails: nothing is synced a second time, because the kernel reports an error once and success afterwards. When that has happened a few times, the disk is not one
 //! to write to: everything that writes is refused until the next start, and what is there is served.
 
 mod debts;
@@ -41,7 +41,8 @@ pub(super) struct Disk {
     /// A sync has failed: what is found in place may never have become durable, so nothing is taken for done.
     failed: AtomicBool,
     failures: AtomicU32,
-    /// Directories whose sync has failed: what has been put into them, or taken out, is seen, and may not be durable.
+    /// Directories whose sync has failed, or was not come to: what has been put into them, or taken out, is seen, and may not
+    /// be durable.
     unsettled: Mutex<BTreeSet<PathBuf>>,
     metrics: Arc<Metrics>,
 }
@@ -123,6 +124,16 @@ impl Disk {
 
     fn owed(&self) -> MutexGuard<'_, HashMap<PathBuf, usize>> {
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owe_less(&self, directory: &Path) {
+        let mut owed = self.owed();
+        if let Some(count) = owed.get_mut(directory) {
+            *count -= 1;
+            if *count == 0 {
+                owed.remove(directory);
+            }
+        }
     }
 
     fn below_root<'a>(&self, path: &'a Path) -> impl Iterator<Item = &'a Path> {

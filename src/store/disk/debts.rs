@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use super::{Disk, Scrap};
 use crate::store::error::Error;
 
-/// Directories in which there are names that are not durable yet. However this ends, the count in [`Disk::owed`] is taken
-/// back.
+/// Directories in which there are names that are not durable yet, and whether it is we who gave them. However this ends, the
+/// count in [`Disk::owed`] is taken back; what we gave and did not make durable stays known as unsettled.
 #[derive(Debug)]
 pub(in crate::store) struct Debts<'a> {
     disk: &'a Disk,
-    directories: Vec<PathBuf>,
+    directories: Vec<(PathBuf, bool)>,
 }
 
 impl<'a> Debts<'a> {
@@ -62,52 +62,63 @@ impl<'a> Debts<'a> {
         let foreign: Vec<&Path> = {
             let owed = self.disk.owed();
             let trusted = self.disk.is_trusted();
-            if trusted && owed.is_empty() {
+            let unsettled = self.disk.unsettled();
+            if trusted && owed.is_empty() && unsettled.is_empty() {
                 return;
             }
             let parents = self.disk.below_root(path).filter_map(Path::parent);
             parents
-                .filter(|parent| !trusted || owed.contains_key(*parent))
+                .filter(|parent| !trusted || owed.contains_key(*parent) || unsettled.contains(*parent))
                 .collect()
         };
         // From above, so that they are paid from below.
         for directory in foreign.into_iter().rev() {
-            self.owe(directory);
+            self.owe(directory, false);
         }
     }
 
     fn owe_parent(&mut self, path: &Path) {
         if let Some(parent) = path.parent() {
-            self.owe(parent);
+            self.owe(parent, true);
         }
     }
 
-    fn owe(&mut self, directory: &Path) {
-        if self.directories.iter().any(|known| known == directory) {
+    fn owe(&mut self, directory: &Path, is_ours: bool) {
+        if let Some((_, ours)) = self.directories.iter_mut().find(|(known, _)| known == directory) {
+            *ours |= is_ours;
             return;
         }
         *self.disk.owed().entry(directory.to_owned()).or_default() += 1;
-        self.directories.push(directory.to_owned());
+        self.directories.push((directory.to_owned(), is_ours));
     }
 
     /// Makes all of it durable.
-    pub(in crate::store) fn pay(self) -> Result<(), Error> {
+    pub(in crate::store) fn pay(mut self) -> Result<(), Error> {
         // From the deepest: on a journalling filesystem the first one writes all of them, and the rest are cheap.
-        let mut deepest_first = self.directories.iter().rev();
-        deepest_first.try_for_each(|directory| self.disk.sync_nearest(directory))
+        while let Some((directory, _)) = self.directories.last() {
+            // Before the sync, which knows nothing of what comes into it meanwhile; it is owed for as long.
+            let was_unsettled = self.disk.unsettled().remove(directory);
+            let synced = self.disk.sync_nearest(directory);
+            if synced.is_err() && was_unsettled {
+                self.disk.unsettled().insert(directory.clone());
+            }
+            synced?;
+            if let Some((directory, _)) = self.directories.pop() {
+                self.disk.owe_less(&directory);
+            }
+        }
+        Ok(())
     }
 }
 
 impl Drop for Debts<'_> {
     fn drop(&mut self) {
-        let mut owed = self.disk.owed();
-        for directory in &self.directories {
-            if let Some(count) = owed.get_mut(directory) {
-                *count -= 1;
-                if *count == 0 {
-                    owed.remove(directory);
-                }
+        for (directory, is_ours) in &self.directories {
+            // First: somebody always knows.
+            if *is_ours {
+                self.disk.unsettled().insert(directory.clone());
             }
+            self.disk.owe_less(directory);
         }
     }
 }
@@ -119,6 +130,10 @@ mod tests {
     use super::*;
     use crate::store::layout::Layout;
 
+    fn paths(debts: &Debts<'_>) -> Vec<PathBuf> {
+        debts.directories.iter().map(|(path, _)| path.clone()).collect()
+    }
+
     #[test]
     fn a_directory_that_another_has_not_synced_yet_is_synced_by_who_relies_on_it() {
         let root = tempfile::tempdir().unwrap();
@@ -129,16 +144,16 @@ mod tests {
         mine.make(&b).unwrap();
         assert!(mine.directories.is_empty(), "it has long been there");
         let mut other = disk.debts();
-        other.owe(&a);
+        other.owe(&a, true);
         mine.make(&b).unwrap();
-        assert_eq!(mine.directories, std::slice::from_ref(&a));
+        assert_eq!(paths(&mine), std::slice::from_ref(&a));
         drop(other);
         assert_eq!(disk.owed().get(&a), Some(&1));
         drop(mine);
         disk.failed.store(true, Ordering::Release);
         let mut wary = disk.debts();
         wary.make(&b).unwrap();
-        assert_eq!(wary.directories, [root.path().to_owned(), a]);
+        assert_eq!(paths(&wary), [root.path().to_owned(), a]);
     }
 
     #[test]
@@ -153,7 +168,7 @@ mod tests {
         pusher.place(disk.draft(b"digest").unwrap(), &link).unwrap();
         let mut other = disk.debts();
         other.rely(&link);
-        assert_eq!(other.directories, [root.path().to_owned(), a, root.path().join("a/b")]);
+        assert_eq!(paths(&other), [root.path().to_owned(), a, root.path().join("a/b")]);
         pusher.pay().unwrap();
         drop(other);
         assert!(disk.owed().is_empty());
@@ -165,6 +180,26 @@ mod tests {
         assert_eq!(later.directories.len(), 3, "nobody knows whether it is");
         disk.settle_inheritance();
         assert!(disk.is_trusted());
+    }
+
+    #[test]
+    fn what_was_given_and_not_paid_for_is_paid_by_who_relies_on_it() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path());
+        fs::create_dir(layout.spool()).unwrap();
+        let disk = Disk::of_tests(&layout);
+        let link = root.path().join("a/link");
+        let mut pusher = disk.debts();
+        pusher.make_parent(&link).unwrap();
+        pusher.place(disk.draft(b"digest").unwrap(), &link).unwrap();
+        // As after a sync that failed for want of room, which says nothing about the disk.
+        drop(pusher);
+        assert!(disk.is_trusted() && disk.owed().is_empty());
+        let mut other = disk.debts();
+        other.rely(&link);
+        assert_eq!(paths(&other), [root.path().to_owned(), root.path().join("a")]);
+        other.pay().unwrap();
+        assert!(disk.unsettled().is_empty() && disk.owed().is_empty());
     }
 
     #[test]
