@@ -722,6 +722,36 @@ async fn referrers_come_from_the_api_or_from_the_tag_that_stands_in_for_it() {
     assert_eq!(count(found().await.unwrap()), Some(2));
 }
 
+/// Its digest is the one of what was signed, so that the answer looks like a lie unless one knows the format.
+#[tokio::test]
+async fn docker_schema_1_is_refused_by_its_name() {
+    let server = Server::start().await;
+    let put = server.put_image("a", "v1", &[]);
+    let upstream = asking(&remote(&server)).upstream;
+    let signed = r#"{"schemaVersion":1,"name":"a","tag":"v1","architecture":"amd64","fsLayers":[{"blobSum":"sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4"}],"history":[{"v1Compatibility":"{}"}],"signatures":[{"header":{"alg":"ES256"},"signature":"x","protected":"x"}]}"#;
+    for content_type in [
+        "application/vnd.docker.distribution.manifest.v1+prettyjws",
+        "application/vnd.docker.distribution.manifest.v1+json",
+        "application/json",
+        "text/plain",
+    ] {
+        let acts = [
+            Act::Header("Content-Type", content_type.to_owned()),
+            Act::Header("Docker-Content-Digest", digest(b"what was signed").to_string()),
+            Act::Body(Bytes::from_static(signed.as_bytes())),
+        ];
+        for reference in ["v1", put.digest.as_str()] {
+            server.on("GET /v2/a/manifests/", 1, acts.clone());
+            let error = manifest(&upstream, "a", reference).await.unwrap_err();
+            let said = error.to_string();
+            assert!(
+                said.contains("Docker schema 1") && said.contains("pushed again"),
+                "{said}"
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn tls_is_verified_unless_it_is_said_not_to_be_and_never_left() {
     let (server, canary) = (Server::start().await, Server::start().await);

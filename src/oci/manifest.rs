@@ -100,7 +100,7 @@ pub enum ManifestError {
     #[error("the manifest has no media type: set `mediaType` or send a Content-Type")]
     NoType,
     /// Docker's first format, whose digest is not one of its bytes.
-    #[error("Docker schema 1 manifests are not supported: push the image again with a client of this decade")]
+    #[error("Docker schema 1 manifests are not supported: the image has to be pushed again by Docker 1.10 or newer")]
     SchemaOne,
 }
 

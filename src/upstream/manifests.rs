@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::ask::{Ask, Given, Tour};
 use super::send::Response;
 use super::{Error, TOTAL, Upstream, accept};
-use crate::oci::manifest::Contents;
+use crate::oci::manifest::{Contents, ManifestError};
 use crate::oci::media_type::{self, MediaType};
 use crate::oci::{Algorithm, Answer, Digest, ImageName, Manifest, Reference};
 use crate::telemetry::metrics::Kind;
@@ -88,19 +88,22 @@ impl Upstream {
         self.0
             .metrics
             .fetched(self.0.repository.as_str(), Kind::Manifest, bytes.len() as u64);
-        if let Some(announced) = &announced
+        let algorithm = match (reference, &announced) {
+            (Reference::Digest(digest), _) | (Reference::Tag(_), Some(digest)) => digest.algorithm(),
+            (Reference::Tag(_), None) => Algorithm::Sha256,
+        };
+        // What it is comes first: the digest of schema 1 is not one of these bytes, and no lie for that.
+        let read = Manifest::from_elsewhere(bytes.clone(), content_type.as_deref(), algorithm);
+        if read != Err(ManifestError::SchemaOne)
+            && let Some(announced) = &announced
             && Digest::of(announced.algorithm(), &bytes) != *announced
         {
             return Err(Error::Lies(format!(
                 "it says that the digest of its manifest {reference} is {announced}, but it is not"
             )));
         }
-        let algorithm = match reference {
-            Reference::Digest(digest) => digest.algorithm(),
-            Reference::Tag(_) => announced.map_or(Algorithm::Sha256, |digest| digest.algorithm()),
-        };
-        let (manifest, contents) = Manifest::from_elsewhere(bytes, content_type.as_deref(), algorithm)
-            .map_err(|error| Error::Lies(format!("what it sends as {reference} is none that is kept: {error}")))?;
+        let (manifest, contents) =
+            read.map_err(|error| Error::Lies(format!("what it sends as {reference} is none that is kept: {error}")))?;
         if let Reference::Digest(digest) = reference
             && manifest.digest != *digest
         {

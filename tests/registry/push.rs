@@ -406,6 +406,33 @@ async fn ranges_of_a_blob_are_served_as_asked() {
     }
 }
 
+/// A layer that lies elsewhere for ever is neither asked for nor looked after here, and the manifest stays as it is.
+#[tokio::test]
+async fn foreign_layers_are_left_alone() {
+    let registry = Registry::start(LOCAL);
+    let config = registry.push_blob(BASE, b"{}").await;
+    let elsewhere = sha256(b"elsewhere");
+    for (tag, media_type) in [
+        ("docker", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"),
+        ("oci", "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"),
+    ] {
+        let layer = format!(
+            r#"{{"mediaType":"{media_type}","digest":"{elsewhere}","size":9,"urls":["https://elsewhere.example/layer"]}}"#
+        );
+        let text = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{config}","size":2}},"layers":[{layer}]}}"#
+        );
+        registry.push_manifest(BASE, tag, OCI_MANIFEST, text.as_bytes()).await;
+        let response = registry.get(&format!("{BASE}/manifests/{tag}")).send().await;
+        assert_eq!(response.expect("an answer").text().await.expect("a body"), text);
+    }
+    let blob = registry.get(&format!("{BASE}/blobs/{elsewhere}")).send().await;
+    assert_eq!(
+        refused(blob.expect("an answer"), StatusCode::NOT_FOUND).await,
+        "BLOB_UNKNOWN"
+    );
+}
+
 #[tokio::test]
 async fn a_push_by_digest_can_set_tags() {
     let registry = Registry::start(LOCAL);
