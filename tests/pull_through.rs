@@ -8,14 +8,15 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use entrepot::cache::{Cached, Error, Outcome};
 use entrepot::config::RemoteConfig;
-use entrepot::oci::Digest;
 use entrepot::oci::media_type::{OCI_INDEX, OCI_MANIFEST};
+use entrepot::oci::{Descriptor, Digest};
 use entrepot::upstream;
 use futures_util::future::join_all;
 use support::remote::{MIB, Remote, again, drain, image, key, pulling, reference, until};
@@ -694,4 +695,72 @@ async fn lists_are_upstreams_or_what_is_stored_with_a_warning() {
     assert!(unknown.is_err(), "nobody knows whether there are any");
     assert!(remote.cache.holds(&image("a")).await.unwrap());
     assert!(!remote.cache.holds(&image("none")).await.unwrap());
+}
+
+#[tokio::test]
+async fn referrers_are_what_the_api_the_tag_and_the_store_say_together() {
+    let server = Server::start().await;
+    let subject = server.put_image("a", "v1", &[]).digest;
+    let mut config = remote(&server);
+    config.tag_ttl = Duration::ZERO;
+    config.negative_ttl = Duration::ZERO;
+    let remote = pulling(&config).await;
+    let referrers = || async {
+        let answer = remote.cache.referrers(&image("a"), &subject).await?;
+        let said = |answer: Cached<Vec<Descriptor>>| {
+            let digests: HashSet<Digest> = answer.value.iter().map(|entry| entry.digest.clone()).collect();
+            assert_eq!(digests.len(), answer.value.len(), "each once");
+            (digests, answer.warning)
+        };
+        Ok::<_, Error>(answer.map(said).expect("a remote for it"))
+    };
+    let index = |of: &[&str]| {
+        let entry = |name: &&str| {
+            format!(
+                r#"{{"mediaType":"{OCI_MANIFEST}","digest":"{}","size":3}}"#,
+                digest(name.as_bytes())
+            )
+        };
+        let entries: Vec<String> = of.iter().map(entry).collect();
+        Bytes::from(format!(
+            r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{}]}}"#,
+            entries.join(",")
+        ))
+    };
+    let these = |names: &[&str]| names.iter().map(|name| digest(name.as_bytes())).collect::<HashSet<_>>();
+    let stand_in = format!("sha256-{}", subject.hex());
+
+    assert_eq!(referrers().await.unwrap(), (these(&[]), None));
+    server.put_manifest_as("a", &stand_in, &index(&["old", "both"]), OCI_INDEX);
+    server.put_referrers("a", &subject, &index(&["both", "new"]));
+    assert_eq!(referrers().await.unwrap(), (these(&["old", "both", "new"]), None));
+    for refusal in [404, 400, 405, 406, 501] {
+        server.on("GET /referrers/", 1, [Act::Status(refusal)]);
+        assert_eq!(
+            referrers().await.unwrap(),
+            (these(&["old", "both"]), None),
+            "no API: {refusal}"
+        );
+    }
+    // A tag that is no index is somebody's image, and lists nothing.
+    let put = server.put_image("b", "v1", &[]);
+    server.put_manifest_as("a", &stand_in, &put.manifest, OCI_MANIFEST);
+    assert_eq!(referrers().await.unwrap(), (these(&["both", "new"]), None));
+    server.put_manifest_as("a", &stand_in, &index(&["old", "both"]), OCI_INDEX);
+
+    // One of the two fails: what is known is told, and that it may not be all.
+    server.on("GET /referrers/", 1, [Act::Status(403)]);
+    let (known, warning) = referrers().await.unwrap();
+    assert_eq!((known, warning.is_some()), (these(&["old", "both"]), true));
+    server.on("* /manifests/sha256-", 3, [Act::Status(403)]);
+    let (known, warning) = referrers().await.unwrap();
+    assert!(known.is_superset(&these(&["both", "new"])), "{known:?}");
+    assert!(warning.is_some());
+    server.behave();
+
+    // Away: what was seen of the tag is still there, and nothing is made up.
+    server.on("* /v2/", ALWAYS, [Act::Status(500)]);
+    let (known, warning) = referrers().await.unwrap();
+    assert_eq!((known, warning.is_some()), (these(&["old", "both"]), true));
+    assert!(remote.cache.referrers(&image("a"), &digest(b"another")).await.is_err());
 }

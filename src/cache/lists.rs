@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Answer, Cached, Error, Inner, Outcome};
-use crate::oci::{Descriptor, Digest, ImageName, Page, Tag};
+use crate::oci::{Descriptor, Digest, ImageName, Manifest, Page, Reference, Tag};
 
 impl Inner {
     pub(super) async fn tags(&self, image: &ImageName) -> Answer<Vec<Tag>> {
@@ -24,27 +24,61 @@ impl Inner {
         }
     }
 
+    /// What refers to a manifest, by all that can tell: upstream's API, the tag that stood in for it before there was
+    /// one, which a client may have written and the API not know, and what is stored.
     pub(super) async fn referrers(&self, image: &ImageName, subject: &Digest) -> Answer<Vec<Descriptor>> {
-        let stored = self.here(image).referrers(subject).await?;
-        if let Some(why) = self.trouble().filter(|_| !stored.is_empty()) {
-            return Ok(Some(self.only_stored(stored, &why)));
+        let mut known = Known::default();
+        known.add(self.here(image).referrers(subject).await?);
+        let stand_in = stand_in(subject);
+        if let Some(why) = self.trouble() {
+            let cached = match &stand_in {
+                Some(tag) => self.cached_manifest(image, tag).await?,
+                None => None,
+            };
+            known.add(cached.map(listed).unwrap_or_default());
+            if !known.0.is_empty() {
+                return Ok(Some(self.only_stored(known.0, &why)));
+            }
         }
         self.check_online()?;
         let _held = self.begin_miss()?;
-        let answer = self.upstream.referrers(image, subject).await;
-        match self.judge(answer) {
-            Ok(known) => {
-                let mut all = known.unwrap_or_default();
-                let mut seen: HashSet<Digest> = HashSet::new();
-                all.extend(stored);
-                all.retain(|referrer| seen.insert(referrer.digest.clone()));
-                Ok(Some(Cached::miss(all)))
+        let tagged = async {
+            match &stand_in {
+                Some(tag) => self.manifest(image, tag).await,
+                None => Ok(None),
             }
-            Err(error) => match error.upstream() {
-                // Nothing is stored and nobody could tell: that is not the same as none.
-                Some(source) if !stored.is_empty() => Ok(Some(self.only_stored(stored, &source.to_string()))),
-                _ => Err(error),
-            },
+        };
+        let (by_api, tagged) = tokio::join!(self.upstream.referrers(image, subject), tagged);
+        let (by_api, mut failed) = match self.judge(by_api) {
+            Ok(by_api) => (by_api, None),
+            Err(error) => (None, Some(error)),
+        };
+        let has_api = by_api.is_some();
+        known.add(by_api.unwrap_or_default());
+        let mut warning = None;
+        match tagged {
+            Ok(Some(tagged)) => {
+                warning.clone_from(&tagged.warning);
+                known.add(listed(tagged));
+            }
+            Ok(None) => {}
+            Err(error) if has_api => {
+                warning = Some(super::printable(&format!(
+                    "what the tag for referrers lists is missing: {error}"
+                )));
+            }
+            Err(error) => failed = failed.or(Some(error)),
+        }
+        let Some(error) = failed else {
+            return Ok(Some(Cached {
+                warning,
+                ..Cached::miss(known.0)
+            }));
+        };
+        match error.upstream() {
+            // Nothing is known and nobody could tell: that is not the same as none.
+            Some(source) if !known.0.is_empty() => Ok(Some(self.only_stored(known.0, &source.to_string()))),
+            _ => Err(error),
         }
     }
 
@@ -64,4 +98,34 @@ impl Inner {
             ..Cached::now(value, Outcome::Stale)
         }
     }
+}
+
+/// Descriptors in the order in which they became known, each once.
+#[derive(Default)]
+struct Known(Vec<Descriptor>);
+
+impl Known {
+    fn add(&mut self, more: Vec<Descriptor>) {
+        let mut seen: HashSet<Digest> = self.0.iter().map(|known| known.digest.clone()).collect();
+        self.0
+            .extend(more.into_iter().filter(|new| seen.insert(new.digest.clone())));
+    }
+}
+
+/// The tag by which registries without the API list what refers to a manifest; distribution-spec, "Referrers tag schema".
+fn stand_in(subject: &Digest) -> Option<Reference> {
+    let hex = subject.hex().get(..64)?;
+    let tag = format!("{}-{hex}", subject.algorithm()).parse().ok()?;
+    Some(Reference::Tag(tag))
+}
+
+/// What that tag's index lists. What is none lists nothing.
+fn listed(tagged: Cached<Manifest>) -> Vec<Descriptor> {
+    let manifest = tagged.value;
+    if !manifest.media_type.is_index() {
+        return Vec::new();
+    }
+    let media_type = Some(manifest.media_type.as_str());
+    let read = Manifest::from_push(manifest.bytes.clone(), media_type, manifest.digest.algorithm());
+    read.map(|(_, contents)| contents.manifests).unwrap_or_default()
 }

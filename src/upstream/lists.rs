@@ -13,7 +13,7 @@ use super::ask::{Ask, Given};
 use super::send::Response;
 use super::{Error, TOTAL, Upstream, accept};
 use crate::oci::media_type::{self, MediaType};
-use crate::oci::{Answer, Descriptor, Digest, ImageName, Reference, Tag};
+use crate::oci::{Answer, Descriptor, Digest, ImageName, Tag};
 
 /// How many pages of a list are read.
 const PAGES: usize = 100;
@@ -78,17 +78,8 @@ impl Upstream {
         tags.into_iter().take(TAGS).collect()
     }
 
-    /// What refers to a manifest, by the API or, where the upstream does not have it, by the tag that stands in for it.
-    /// Never `None`: a manifest that nobody knows has no referrers.
+    /// What refers to a manifest, by the API. `None` if the upstream does not have it, which it may say in many ways.
     pub async fn referrers(&self, image: &ImageName, subject: &Digest) -> Answer<Vec<Descriptor>, Error> {
-        match self.listed_referrers(image, subject).await? {
-            Some(referrers) => Ok(Some(referrers)),
-            None => self.tagged_referrers(image, subject).await.map(Some),
-        }
-    }
-
-    /// By the API. `None` if the upstream does not have it, which it may say in many ways.
-    async fn listed_referrers(&self, image: &ImageName, subject: &Digest) -> Answer<Vec<Descriptor>, Error> {
         let Some(mut ask) = self.question(Method::GET, image, &format!("referrers/{subject}")) else {
             return Ok(None);
         };
@@ -124,18 +115,6 @@ impl Upstream {
         // One entry that we cannot read, such as one with a digest of another kind, does not hide the others.
         let read = |entry| serde_json::from_value(entry).ok();
         Ok(written.into_iter().filter_map(read).collect())
-    }
-
-    /// By the tag `sha256-…`, as distribution-spec has it for registries without the API.
-    async fn tagged_referrers(&self, image: &ImageName, subject: &Digest) -> Result<Vec<Descriptor>, Error> {
-        let hex = &subject.hex()[..64];
-        let Ok(tag) = format!("{}-{hex}", subject.algorithm()).parse() else {
-            return Ok(Vec::new());
-        };
-        match self.manifest(image, &Reference::Tag(tag)).await? {
-            Some((manifest, contents)) if manifest.media_type.is_index() => Ok(contents.manifests),
-            _ => Ok(Vec::new()),
-        }
     }
 }
 
