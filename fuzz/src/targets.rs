@@ -111,9 +111,13 @@ fn range(bytes: &[u8]) {
         return;
     };
     let length = u64::from_be_bytes(*length);
-    if let Ranged::Part { start, end } = ranged(text(header), length) {
-        assert!(start <= end && end < length);
-    }
+    let parts = match ranged(text(header), length) {
+        Ranged::Part(part) => vec![part],
+        Ranged::Parts(parts) => parts,
+        Ranged::Whole | Ranged::Outside => return,
+    };
+    assert!(parts.iter().all(|part| part.start <= part.end && part.end < length));
+    assert!(parts.is_sorted_by(|part, next| part.end < next.start));
 }
 
 fn content_ranges(bytes: &[u8]) {

@@ -11,6 +11,7 @@ mod api;
 mod audit;
 mod backup;
 mod body;
+mod byteranges;
 mod call;
 mod challenge;
 pub mod client;

@@ -6,12 +6,15 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::answer::{CACHE, CONTENT_DIGEST, REPOSITORY, value, warn, with_headers};
 use super::body;
+use super::byteranges::Parts;
 use super::call::Call;
 use super::error::Failure;
+use crate::cache::Blob;
 use crate::oci::operation::Action;
-use crate::oci::range::{Ranged, ranged};
+use crate::oci::range::{Part, Ranged, ranged};
 use crate::oci::{Digest, ErrorCode, ImageName, Reference};
 use crate::repository::Served;
+use crate::store::BlobFile;
 use crate::telemetry::metrics::Kind;
 
 /// What is named by its digest never changes.
@@ -88,7 +91,7 @@ pub(super) async fn blob(call: &Call, name: &ImageName, digest: &Digest) -> Resu
         if unchanged(call, digest) {
             return Ok(with_headers(StatusCode::NOT_MODIFIED, headers, Body::empty()));
         }
-        let (status, _) = choose_range(call, &mut headers, Some(served.value));
+        let (status, _) = choose_range(call, &mut headers, Some(served.value), None);
         return Ok(with_headers(status, headers, Body::empty()));
     }
     let served = route.repository.blob(&route.image, digest).await?.ok_or_else(unknown)?;
@@ -99,10 +102,15 @@ pub(super) async fn blob(call: &Call, name: &ImageName, digest: &Digest) -> Resu
     if unchanged(call, digest) {
         return Ok(with_headers(StatusCode::NOT_MODIFIED, headers, Body::empty()));
     }
-    let (status, range) = choose_range(call, &mut headers, served.value.size());
-    let body = match range {
-        Some((start, end)) => body::of_blob(call, served, start, end),
-        None => Body::empty(),
+    let stored = match &served.value {
+        Blob::Stored(file) => Some(file),
+        Blob::Arriving(_) => None,
+    };
+    let (status, chosen) = choose_range(call, &mut headers, served.value.size(), stored);
+    let body = match chosen {
+        Chosen::Bytes(start, end) => body::of_blob(call, served, start, end),
+        Chosen::Parts(file, parts) => body::of_parts(call, &served, file, &parts),
+        Chosen::Nothing => Body::empty(),
     };
     Ok(with_headers(status, headers, body))
 }
@@ -120,26 +128,45 @@ fn blob_headers<T>(served: &Served<T>, digest: &Digest) -> HeaderMap {
     headers
 }
 
-/// Decides between the whole, a part and nothing, and says so in the headers. The range is half open; `None` is no
-/// body. A length that the upstream did not tell is `u64::MAX`, and no range is cut out of it.
-fn choose_range(call: &Call, headers: &mut HeaderMap, size: Option<u64>) -> (StatusCode, Option<(u64, u64)>) {
+/// What of a blob is answered.
+enum Chosen {
+    /// From here up to, and without, there.
+    Bytes(u64, u64),
+    Parts(BlobFile, Parts),
+    Nothing,
+}
+
+/// Decides between the whole, a part, several and nothing, and says so in the headers. What the upstream did not tell
+/// the length of is answered whole. Several parts are cut out of what is stored only; RFC 9110 lets us answer the whole.
+fn choose_range(
+    call: &Call,
+    headers: &mut HeaderMap,
+    size: Option<u64>,
+    stored: Option<&BlobFile>,
+) -> (StatusCode, Chosen) {
     let Some(size) = size else {
-        return (StatusCode::OK, Some((0, u64::MAX)));
+        return (StatusCode::OK, Chosen::Bytes(0, u64::MAX));
     };
-    match ranged(call.header(&header::RANGE), size) {
-        Ranged::Whole => {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
-            (StatusCode::OK, Some((0, size)))
-        }
-        Ranged::Part { start, end } => {
+    match (ranged(call.header(&header::RANGE), size), stored) {
+        (Ranged::Part(Part { start, end }), _) => {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(end - start + 1));
             headers.insert(header::CONTENT_RANGE, value(&format!("bytes {start}-{end}/{size}")));
-            (StatusCode::PARTIAL_CONTENT, Some((start, end + 1)))
+            (StatusCode::PARTIAL_CONTENT, Chosen::Bytes(start, end + 1))
         }
-        Ranged::Outside => {
+        (Ranged::Parts(parts), Some(file)) => {
+            let parts = Parts::new(parts, size);
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(parts.length()));
+            headers.insert(header::CONTENT_TYPE, value(&parts.media_type()));
+            (StatusCode::PARTIAL_CONTENT, Chosen::Parts(file.clone(), parts))
+        }
+        (Ranged::Whole | Ranged::Parts(_), _) => {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
+            (StatusCode::OK, Chosen::Bytes(0, size))
+        }
+        (Ranged::Outside, _) => {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
             headers.insert(header::CONTENT_RANGE, value(&format!("bytes */{size}")));
-            (StatusCode::RANGE_NOT_SATISFIABLE, None)
+            (StatusCode::RANGE_NOT_SATISFIABLE, Chosen::Nothing)
         }
     }
 }

@@ -391,7 +391,9 @@ async fn ranges_of_a_blob_are_served_as_asked() {
         ("bytes=-2", 206, "89", "bytes 8-9/10"),
         ("bytes=5-100", 206, "56789", "bytes 5-9/10"),
         ("bytes=10-", 416, "", "bytes */10"),
-        ("bytes=0-1,4-5", 200, "0123456789", ""),
+        ("bytes=0-1,20-30", 206, "01", "bytes 0-1/10"),
+        ("bytes=4-5,0-1", 200, "0123456789", ""),
+        ("bytes=0-1,1-2", 200, "0123456789", ""),
         ("nonsense", 200, "0123456789", ""),
     ] {
         let response = registry
@@ -404,6 +406,46 @@ async fn ranges_of_a_blob_are_served_as_asked() {
         assert_eq!(header(&response, "content-range"), content_range, "{range}");
         assert_eq!(response.text().await.expect("a body"), body, "{range}");
     }
+}
+
+/// What clients of zstd:chunked ask for: the files of a layer that they do not have yet, all at once.
+#[tokio::test]
+async fn several_ranges_of_a_blob_come_in_one_answer() {
+    let registry = Registry::start(LOCAL);
+    let bytes: Vec<u8> = (0..9_000_000_u32).map(|at| (at % 251) as u8).collect();
+    let digest = registry.push_blob(BASE, &bytes).await;
+    let path = format!("{BASE}/blobs/{digest}");
+    let few = vec![(0, 1), (5, 5), (100, 4_999_999), (8_999_990, 8_999_999)];
+    let many: Vec<(usize, usize)> = (0..1024).map(|at| (at * 8_000, at * 8_000 + 6_000)).collect();
+    for parts in [few, many] {
+        let asked: Vec<String> = parts.iter().map(|(start, end)| format!("{start}-{end}")).collect();
+        let response = registry
+            .get(&path)
+            .header("range", format!("bytes={}", asked.join(",")));
+        let response = expect(response.send().await.expect("an answer"), StatusCode::PARTIAL_CONTENT).await;
+        assert_eq!(header(&response, "content-range"), "");
+        assert_eq!(header(&response, "docker-content-digest"), digest.as_str());
+        let media_type = header(&response, "content-type").to_owned();
+        let boundary = media_type
+            .strip_prefix("multipart/byteranges; boundary=")
+            .expect("a boundary");
+        let length: usize = header(&response, "content-length").parse().expect("a length");
+        let body = response.bytes().await.expect("a body");
+        assert_eq!(body.len(), length);
+        let mut expected = Vec::new();
+        for (start, end) in parts {
+            let head = format!(
+                "\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes {start}-{end}/9000000\r\n\r\n"
+            );
+            expected.extend_from_slice(head.as_bytes());
+            expected.extend_from_slice(&bytes[start..=end]);
+        }
+        expected.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+        assert!(body == expected, "the parts are not what they should be");
+    }
+    // On the same connection, afterwards.
+    let whole = registry.get(&path).send().await.expect("an answer");
+    assert!(whole.bytes().await.expect("a body") == bytes);
 }
 
 /// A layer that lies elsewhere for ever is neither asked for nor looked after here, and the manifest stays as it is.
