@@ -13,6 +13,7 @@ mod gc;
 mod import;
 mod layout;
 mod passwd;
+mod resolve;
 mod stopped;
 mod token;
 mod verify;
@@ -150,6 +151,23 @@ enum Command {
     /// What a tag meant and when; hold it; put it back.
     #[command(subcommand)]
     Tags(Tags),
+    /// Say what a name means: which repository answers, which were asked or left out and why, how old it is, who may. Exit 1 if
+    /// nothing answers.
+    Resolve {
+        /// The image, as clients write it: `docker/team/app:v1`, `docker.io/library/alpine`.
+        image: String,
+        /// Say where a push would land, or why it is refused.
+        #[arg(long)]
+        push: bool,
+        /// For somebody else: a user, `robot:NAME`, or `anonymous`. Only for who may `admin` everything.
+        #[arg(long = "as", value_name = "USER")]
+        user: Option<String>,
+        /// A group that a directory would say that user to be in; may be given several times.
+        #[arg(long = "group", value_name = "GROUP", requires = "user")]
+        groups: Vec<String>,
+        #[command(flatten)]
+        server: Server,
+    },
     /// Fill the cache ahead of time.
     Prefetch(Prefetch),
     /// Read a password from the terminal or the standard input, and print a line for the password file (`auth.htpasswd`).
@@ -347,6 +365,21 @@ pub fn run() -> ExitCode {
         }
         Some(Command::Healthcheck(file)) => health(&file.or(cli.file)),
         Some(Command::Tags(command)) => tags(&command),
+        Some(Command::Resolve {
+            image,
+            push,
+            user,
+            groups,
+            server,
+        }) => {
+            let question = resolve::Question {
+                image: &image,
+                push,
+                user: user.as_deref(),
+                groups: &groups,
+            };
+            resolve::resolve(&server.url(), &question, server.json)
+        }
         Some(Command::Passwd { user }) => passwd::passwd(&user),
         Some(Command::Token(command)) => tokens(&command),
         Some(Command::Prefetch(wanted)) => {

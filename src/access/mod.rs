@@ -141,6 +141,19 @@ impl Access {
         }
     }
 
+    /// Whether there is a user of this name in the password file.
+    pub fn has_password(&self, user: &str) -> bool {
+        self.passwords.get(user).is_some()
+    }
+
+    /// A user who has proved nothing, for who wants to know what they might: somebody would have to say these groups of them.
+    pub fn as_user(user: &str, groups: BTreeSet<String>) -> Identity {
+        known(Principal {
+            groups,
+            ..Principal::new(Kind::User, user)
+        })
+    }
+
     /// Whether there are tokens for robots.
     pub const fn has_robots(&self) -> bool {
         self.robots.is_some()

@@ -1,6 +1,7 @@
 //! What is allowed: pure rules over who, what and where. Nothing is, that none of them allows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use super::identity::{Grant, Identity, Kind, Principal};
 use crate::config::{Anonymous, AuthConfig, PolicyConfig, Who};
@@ -15,6 +16,19 @@ pub struct Policies {
     rules: Option<Vec<PolicyConfig>>,
     /// The configured groups of each user.
     groups: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// What allows something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// Anybody may, without any rule.
+    Open,
+    /// A rule, by its place in `auth.policies`, for anybody.
+    OpenRule(usize),
+    /// A rule, by its place in `auth.policies`.
+    Rule(usize),
+    /// A grant of the robot's token, by its place.
+    Scope(usize),
 }
 
 /// A place that something is done in.
@@ -49,23 +63,66 @@ impl Policies {
     /// Whether they may do this with an image of a repository.
     pub fn allow(&self, who: &Identity, action: Action, repository: &RepositoryKey, image: &ImageName) -> bool {
         let name = format!("{repository}/{image}");
-        self.decide(who, action, Place::Image(&name))
+        self.decide(who, action, Place::Image(&name)).is_some()
+    }
+
+    /// What allows them this with an image of a repository, if anything does.
+    pub fn ground(
+        &self,
+        who: &Identity,
+        action: Action,
+        repository: &RepositoryKey,
+        image: &ImageName,
+    ) -> Option<Ground> {
+        self.decide(who, action, Place::Image(&format!("{repository}/{image}")))
+    }
+
+    /// A ground, for a person who may read the configuration.
+    pub fn describe(&self, ground: Ground) -> String {
+        let rule = |index: usize| {
+            let rule = self.rules.iter().flatten().nth(index);
+            rule.map_or_else(String::new, |rule| {
+                format!("rule {} of `auth.policies`, {}", index + 1, written(rule))
+            })
+        };
+        match ground {
+            Ground::Open => "`auth.anonymous`, and there is no `auth.policies`".to_owned(),
+            Ground::OpenRule(index) => format!("{}, with `auth.anonymous`", rule(index)),
+            Ground::Rule(index) => rule(index),
+            Ground::Scope(index) => format!("grant {} of its token", index + 1),
+        }
+    }
+
+    /// Everything in the configuration that allows somebody this with an image of a repository.
+    pub fn grounds(&self, action: Action, repository: &RepositoryKey, image: &ImageName) -> Vec<Ground> {
+        let name = format!("{repository}/{image}");
+        let place = Place::Image(&name);
+        let rules = self.rules.iter().flatten().enumerate();
+        let rules = rules.filter(|(_, rule)| allows(rule, action, place));
+        let mut all: Vec<Ground> = rules.map(|(index, _)| Ground::Rule(index)).collect();
+        if let Some(open) = self.anonymous_may(action, place) {
+            all.retain(
+                |ground| !matches!((ground, open), (Ground::Rule(one), Ground::OpenRule(other)) if *one == other),
+            );
+            all.insert(0, open);
+        }
+        all
     }
 
     /// Whether they may do this with every image of a repository, those that are not there too.
     pub fn allow_all_of(&self, who: &Identity, action: Action, repository: &RepositoryKey) -> bool {
-        self.decide(who, action, Place::Whole(repository))
+        self.decide(who, action, Place::Whole(repository)).is_some()
     }
 
     /// Whether there may be an image of the repository that they may do this with. Takes rather too many for such: it
     /// decides what somebody is told of, never what they get.
     pub fn allow_some_of(&self, who: &Identity, action: Action, repository: &RepositoryKey) -> bool {
-        self.decide(who, action, Place::Somewhere(repository))
+        self.decide(who, action, Place::Somewhere(repository)).is_some()
     }
 
     /// Whether they may do this with everything.
     pub fn allow_everywhere(&self, who: &Identity, action: Action) -> bool {
-        self.decide(who, action, Place::Everywhere)
+        self.decide(who, action, Place::Everywhere).is_some()
     }
 
     /// Whether nobody needs to say who they are, for anything.
@@ -75,33 +132,38 @@ impl Policies {
             .all(|action| self.allow_everywhere(&Identity::Anonymous, action))
     }
 
-    fn decide(&self, who: &Identity, action: Action, place: Place<'_>) -> bool {
+    fn decide(&self, who: &Identity, action: Action, place: Place<'_>) -> Option<Ground> {
         // Logging in never takes away: whoever it would could just as well not do it.
-        self.anonymous_may(action, place)
-            || match who {
-                Identity::Anonymous => false,
-                Identity::Known(known) if known.kind == Kind::Robot => {
-                    known.scope.iter().any(|grant| grant.allows(action, place))
-                }
-                Identity::Known(known) => self.principal_may(known, action, place),
+        self.anonymous_may(action, place).or_else(|| match who {
+            Identity::Anonymous => None,
+            Identity::Known(known) if known.kind == Kind::Robot => {
+                let place = known.scope.iter().position(|grant| grant.allows(action, place));
+                place.map(Ground::Scope)
             }
+            Identity::Known(known) => self.principal_may(known, action, place).map(Ground::Rule),
+        })
     }
 
-    fn anonymous_may(&self, action: Action, place: Place<'_>) -> bool {
+    fn anonymous_may(&self, action: Action, place: Place<'_>) -> Option<Ground> {
         let most = match self.anonymous {
             Anonymous::None => false,
             Anonymous::Pull => action == Action::Pull,
             Anonymous::All => true,
         };
-        most && self.rules.as_ref().is_none_or(|rules| {
-            rules
-                .iter()
-                .any(|rule| rule.who.contains(&Who::Everyone) && allows(rule, action, place))
-        })
+        if !most {
+            return None;
+        }
+        let Some(rules) = &self.rules else {
+            return Some(Ground::Open);
+        };
+        rules
+            .iter()
+            .position(|rule| rule.who.contains(&Who::Everyone) && allows(rule, action, place))
+            .map(Ground::OpenRule)
     }
 
-    fn principal_may(&self, known: &Principal, action: Action, place: Place<'_>) -> bool {
-        self.rules.iter().flatten().any(|rule| {
+    fn principal_may(&self, known: &Principal, action: Action, place: Place<'_>) -> Option<usize> {
+        self.rules.iter().flatten().position(|rule| {
             let is_meant = rule.who.iter().any(|who| match who {
                 Who::Everyone => true,
                 Who::User(user) => known.kind == Kind::User && *user == known.name,
@@ -115,6 +177,27 @@ impl Policies {
         let configured = || self.groups.get(&known.name).is_some_and(|all| all.contains(group));
         known.groups.contains(group) || known.kind == Kind::User && configured()
     }
+}
+
+/// A rule, as it is written.
+fn written(rule: &PolicyConfig) -> String {
+    let who: Vec<String> = rule
+        .who
+        .iter()
+        .map(|who| match who {
+            Who::Everyone => "\"*\"".to_owned(),
+            Who::User(user) => user.clone(),
+            Who::Group(group) => format!("\"@{group}\""),
+        })
+        .collect();
+    let may: Vec<&str> = rule.may.iter().map(|action| action.as_str()).collect();
+    let mut text = format!("{{ who: [{}], may: [{}]", who.join(", "), may.join(", "));
+    let on: Vec<String> = rule.on.iter().map(|on| format!("\"{on}\"")).collect();
+    let _ = match on.as_slice() {
+        [one] => write!(text, ", on: {one} }}"),
+        several => write!(text, ", on: [{}] }}", several.join(", ")),
+    };
+    text
 }
 
 fn allows(rule: &PolicyConfig, action: Action, place: Place<'_>) -> bool {

@@ -273,8 +273,8 @@ impl Robot {
         self.expires.is_none_or(|expires| now < expires)
     }
 
-    /// Who it is.
-    pub(super) fn principal(&self) -> Principal {
+    /// Who it is, for those who decide what it may.
+    pub fn principal(&self) -> Principal {
         Principal {
             groups: BTreeSet::new(),
             scope: self.scope.clone(),

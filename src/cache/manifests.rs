@@ -112,7 +112,7 @@ impl Inner {
     }
 
     /// Whether upstream has said not long ago that it does not have this.
-    fn is_absent(&self, image: &ImageName, reference: &Reference) -> bool {
+    pub(super) fn is_absent(&self, image: &ImageName, reference: &Reference) -> bool {
         self.negative.knows(image, &What::Manifest(reference.clone()))
     }
 

@@ -202,11 +202,6 @@ impl PullThrough {
         &self.0.host
     }
 
-    /// The `?ns=` hosts that it stands for.
-    pub fn namespaces(&self) -> Vec<&str> {
-        self.0.upstream.namespaces()
-    }
-
     /// A manifest: by digest what is stored, or else fetched; by tag what upstream says it means, or said not long ago,
     /// or, while it does not answer, said last.
     pub async fn manifest(&self, image: &ImageName, reference: &Reference) -> Answer<Manifest> {
@@ -295,6 +290,17 @@ impl PullThrough {
     /// The one name of an image that may be called several.
     pub fn canonical(&self, image: &ImageName) -> ImageName {
         self.0.upstream.canonical(image)
+    }
+
+    /// Where a manifest of it is asked for, the last being the upstream itself.
+    pub fn places(&self, image: &ImageName, reference: &Reference) -> Vec<url::Url> {
+        self.0.upstream.places(image, reference)
+    }
+
+    /// Whether upstream has said not long ago that it does not have this, and is not asked again so soon.
+    pub fn remembers_absence(&self, image: &ImageName, reference: &Reference) -> bool {
+        self.admitted(image)
+            .is_some_and(|image| self.0.is_absent(&image, reference))
     }
 
     /// The one name of an image, if this remote is for it.

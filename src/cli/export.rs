@@ -49,8 +49,8 @@ pub(super) fn export(server: &str, what: &Exporting<'_>) -> ExitCode {
 async fn wanted(registry: &Registry, what: &Exporting<'_>) -> Result<(Vec<Wanted>, Vec<String>), Failure> {
     let (mut wanted, mut problems) = (Vec::new(), Vec::new());
     for image in what.images {
-        let read = ImageText::parse(image, Some(&registry.authority()));
-        let ImageText { name, reference } =
+        let read = ImageText::parse(image, Some(&registry.authority())).and_then(ImageText::of_this_server);
+        let ImageText { name, reference, .. } =
             read.map_err(|refusal| Failure::Usage(format!("`{image}`: {}", refusal.message)))?;
         if !what.all_tags {
             wanted.push(Wanted { name, reference });

@@ -170,8 +170,7 @@ impl Ask {
 
     async fn history(&self) -> Result<Response, Failure> {
         let caller = self.caller().await?;
-        let query = self.parts.uri.query().unwrap_or_default();
-        let image = url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "image");
+        let image = url::form_urlencoded::parse(self.query().as_bytes()).find(|(key, _)| key == "image");
         let Some((_, image)) = image else {
             return Err(Failure::new(
                 ErrorCode::NameInvalid,
@@ -184,7 +183,7 @@ impl Ask {
         let Some(known) = known else {
             let message = format!("`{}` knows no tag {tag} of {}", route.repository.key(), route.image);
             let failure = Failure::new(ErrorCode::ManifestUnknown, message);
-            return Err(self.gate(&caller).not_found(failure, &named.name));
+            return Err(self.gate_to(&caller, &named).not_found(failure, &named.name));
         };
         let answer = History {
             repository: known.repository.as_str(),
@@ -289,6 +288,11 @@ impl Ask {
         &self.id
     }
 
+    /// What it asks.
+    pub(super) fn query(&self) -> &str {
+        self.parts.uri.query().unwrap_or_default()
+    }
+
     /// What its path ends in. Ids and names have nothing in them that would be escaped.
     pub(super) fn last_segment(&self) -> &str {
         self.parts.uri.path().rsplit('/').next().unwrap_or_default()
@@ -315,13 +319,49 @@ impl Ask {
                 host: self.visitor.origin.host(),
                 ..Hints::default()
             },
+            judged: None,
         }
+    }
+
+    /// The same for an image that was written with a registry in front: one of ours by its host name, or else, as in `?ns=`,
+    /// where it comes from.
+    pub(super) fn gate_to<'a>(&'a self, caller: &'a Caller, named: &'a ImageText) -> Gate<'a> {
+        let gate = self.gate(caller);
+        let Some(registry) = named.registry.as_deref() else {
+            return gate;
+        };
+        let hints = match self.site.repositories.host_of(registry) {
+            Some(host) => Hints {
+                host: Some(host),
+                ..Hints::default()
+            },
+            None => Hints {
+                namespace: Some(registry),
+                ..gate.hints
+            },
+        };
+        Gate { hints, ..gate }
+    }
+
+    /// Reads an image that somebody has written.
+    pub(super) fn named(&self, image: &str) -> Result<ImageText, Failure> {
+        let origin = &self.visitor.origin;
+        let is_key = |text: &str| self.site.repositories.keys().any(|key| key.as_str() == text);
+        let named = ImageText::parse(image, origin.authority.as_deref())?;
+        if named.registry.as_deref() != Some(origin.base.authority.as_str()) {
+            return Ok(named.settled(is_key)?);
+        }
+        // What clients call us (`external_url`), and not what this one does.
+        Ok(ImageText {
+            registry: None,
+            ..named
+        })
     }
 
     /// What an image means to this caller that somebody has written.
     pub(super) fn route(&self, caller: &Caller, image: &str, action: Action) -> Result<(ImageText, Route), Failure> {
-        let named = ImageText::parse(image, self.visitor.origin.authority.as_deref())?;
-        let route = self.gate(caller).route(&named.name, action)?;
+        let named = self.named(image)?;
+        let route = self.gate_to(caller, &named).route(&named.name, action)?;
         let _ = self.subject.set(Subject {
             repository: route.repository.key().clone(),
             image: route.image.clone(),
@@ -405,6 +445,7 @@ fn audited(method: &Method, path: &str) -> Option<&'static str> {
         "gc" => "gc",
         "verify" => "verify",
         "backup" => "backup",
+        "resolve" => "resolve",
         "tokens" if *method == Method::POST => "create-token",
         "tokens" => "list-tokens",
         token if token.starts_with("tokens/") => "revoke-token",

@@ -44,6 +44,7 @@ impl Call {
             site: &self.site,
             caller: &self.caller,
             hints: self.hints(),
+            judged: None,
         }
     }
 

@@ -4,11 +4,12 @@
 //! A refusal is decided by the name, as the client wrote it, and the rules alone, before anything is looked up: what is
 //! private and what is absent look and take the same.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::credentials::Visitor;
 use super::error::Failure;
 use super::site::Site;
+use crate::access::policies::Ground;
 use crate::access::{Identity, Policies};
 use crate::oci::operation::Action;
 use crate::oci::{Digest, ErrorCode, ImageName, RepositoryKey};
@@ -49,6 +50,35 @@ pub(super) struct Gate<'a> {
     pub(super) site: &'a Site,
     pub(super) caller: &'a Caller,
     pub(super) hints: Hints<'a>,
+    /// Where what is decided about names is written down, if somebody wants to know.
+    pub(super) judged: Option<&'a Judgements>,
+}
+
+/// What was decided about names, in that order.
+#[derive(Debug, Default)]
+pub(super) struct Judgements(Mutex<Vec<Judgement>>);
+
+/// What was decided about one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Judgement {
+    pub(super) repository: RepositoryKey,
+    pub(super) image: ImageName,
+    pub(super) action: Action,
+    /// What allows it, if anything does.
+    pub(super) ground: Option<Ground>,
+}
+
+impl Judgements {
+    fn note(&self, judgement: Judgement) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.contains(&judgement) {
+            all.push(judgement);
+        }
+    }
+
+    pub(super) fn all(&self) -> Vec<Judgement> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// Where a push, a deletion or a mount lands.
@@ -66,11 +96,22 @@ struct Eyes<'a> {
     policies: &'a Policies,
     identity: &'a Identity,
     action: Action,
+    judged: Option<&'a Judgements>,
 }
 
 impl Sight for Eyes<'_> {
     fn sees(&self, repository: &RepositoryKey, image: &ImageName) -> bool {
-        self.policies.allow(self.identity, self.action, repository, image)
+        let Some(judged) = self.judged else {
+            return self.policies.allow(self.identity, self.action, repository, image);
+        };
+        let ground = self.policies.ground(self.identity, self.action, repository, image);
+        judged.note(Judgement {
+            repository: repository.clone(),
+            image: image.clone(),
+            action: self.action,
+            ground,
+        });
+        ground.is_some()
     }
 
     fn sees_some(&self, repository: &RepositoryKey) -> bool {
@@ -88,6 +129,7 @@ impl<'a> Gate<'a> {
             policies: &self.site.access.policies,
             identity: &self.caller.identity,
             action,
+            judged: self.judged,
         }
     }
 
@@ -247,14 +289,28 @@ impl<'a> Gate<'a> {
         Ok(all)
     }
 
+    /// Every name that a rule may be about when it allows this, whoever asks. None for a name that means nothing.
+    pub(super) fn names(&self, name: &ImageName, action: Action) -> Vec<(RepositoryKey, ImageName)> {
+        let Ok(Route { repository, image, .. }) = self.repositories().route(name, self.hints) else {
+            return Vec::new();
+        };
+        if action == Action::Pull {
+            return repository.pull_names(&image);
+        }
+        let keys = repository.push_names().into_iter();
+        keys.map(|key| (key.clone(), image.clone())).collect()
+    }
+
+    /// Whether a name leads to something that this caller may not see.
+    pub(super) fn hides(&self, name: &ImageName) -> bool {
+        let route = self.repositories().route(name, self.hints);
+        route.is_ok_and(|route| self.view(&route, Action::Pull).hides())
+    }
+
     /// What "not found" is for this caller. Where something is hidden from somebody who has not said who they are, it
     /// may be for that reason.
     pub(super) fn not_found(&self, failure: Failure, name: &ImageName) -> Failure {
-        let is_hidden = || {
-            let route = self.repositories().route(name, self.hints).ok()?;
-            Some(self.view(&route, Action::Pull).hides())
-        };
-        if failure.is_not_found() && self.caller.identity.is_anonymous() && is_hidden() == Some(true) {
+        if failure.is_not_found() && self.caller.identity.is_anonymous() && self.hides(name) {
             return self.refuse(Action::Pull, Some(name));
         }
         failure

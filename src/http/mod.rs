@@ -31,6 +31,7 @@ mod probes;
 mod pull;
 mod pulse;
 mod push;
+mod resolve;
 pub mod routes;
 pub mod sendfile;
 pub mod serve;

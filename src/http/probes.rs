@@ -105,6 +105,7 @@ async fn may_see_metrics(site: &Site, visitor: &Visitor) -> Result<(), (Option<I
         site,
         caller: &caller,
         hints,
+        judged: None,
     };
     gate.metrics()
         .map_err(|failure| (Some(caller.identity.clone()), failure))

@@ -9,7 +9,7 @@ use tower::util::MapResponseLayer;
 
 use super::shield::shield;
 use super::site::Front;
-use super::{api, backup, dispatch, gc, prefetch, probes, token, tokens, verify};
+use super::{api, backup, dispatch, gc, prefetch, probes, resolve, token, tokens, verify};
 
 /// A path of its own on the main address. The distribution API is not among them: it has the name in the middle of its
 /// paths, and a key may stand before `/v2`, so it is the fallback, and one pure function reads those paths
@@ -28,6 +28,7 @@ pub enum Endpoint {
     PinTag,
     UnpinTag,
     RollBackTag,
+    Resolve,
     Prefetch,
     Gc,
     Verify,
@@ -50,6 +51,7 @@ impl Endpoint {
         Self::PinTag,
         Self::UnpinTag,
         Self::RollBackTag,
+        Self::Resolve,
         Self::Prefetch,
         Self::Gc,
         Self::Verify,
@@ -72,6 +74,7 @@ impl Endpoint {
             Self::PinTag => "/api/v1/tags/pin",
             Self::UnpinTag => "/api/v1/tags/unpin",
             Self::RollBackTag => "/api/v1/tags/rollback",
+            Self::Resolve => "/api/v1/resolve",
             Self::Prefetch => "/api/v1/prefetch",
             Self::Gc => "/api/v1/gc",
             Self::Verify => "/api/v1/verify",
@@ -90,7 +93,8 @@ impl Endpoint {
             | Self::Ready
             | Self::Metrics
             | Self::Description
-            | Self::TagHistory => &["GET"],
+            | Self::TagHistory
+            | Self::Resolve => &["GET"],
             Self::PinTag
             | Self::UnpinTag
             | Self::RollBackTag
@@ -115,6 +119,7 @@ impl Endpoint {
             Self::PinTag => post(api::pin),
             Self::UnpinTag => post(api::unpin),
             Self::RollBackTag => post(api::roll_back),
+            Self::Resolve => get(resolve::resolve),
             Self::Prefetch => post(prefetch::prefetch),
             Self::Gc => post(gc::reclaim),
             Self::Verify => post(verify::verify),

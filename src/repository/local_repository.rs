@@ -137,6 +137,11 @@ impl LocalRepository {
         Ok(self.image(image).exists().await?)
     }
 
+    /// Refuses if a push of something new could not take this tag.
+    pub async fn check_tag(&self, image: &ImageName, tag: &Tag) -> Result<(), Error> {
+        Ok(self.image(image).check_tag(tag).await?)
+    }
+
     /// Opens an upload, for whoever is to go on with it.
     pub async fn begin_upload(
         &self,

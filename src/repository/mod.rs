@@ -24,6 +24,7 @@ pub mod local_repository;
 pub mod remote_repository;
 pub mod router;
 pub mod tags;
+pub mod trace;
 pub mod view;
 pub mod virtual_repository;
 mod warm;
@@ -194,6 +195,22 @@ impl Repository {
             Self::Local(local) => local.manifest(image, reference).boxed(),
             Self::Remote(remote) => remote.manifest(image, reference).boxed(),
             Self::Virtual(several) => several.manifest(image, reference).boxed(),
+        }
+    }
+
+    /// The same, whose searches are written down.
+    pub(crate) fn traced(&self, trace: &Arc<trace::Trace>) -> Self {
+        match self {
+            Self::Local(_) | Self::Remote(_) => self.clone(),
+            Self::Virtual(several) => Self::Virtual(Arc::new(several.traced(trace))),
+        }
+    }
+
+    /// Why nobody elsewhere would be asked for this by it, were nothing of it here.
+    pub(crate) fn why_not_asked(&self, image: &ImageName, reference: &Reference) -> Option<&'static str> {
+        match self {
+            Self::Remote(remote) => remote.why_not_asked(image, reference),
+            Self::Local(_) | Self::Virtual(_) => None,
         }
     }
 

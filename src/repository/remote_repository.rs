@@ -60,11 +60,6 @@ impl RemoteRepository {
         &self.key
     }
 
-    /// The `?ns=` hosts that mean its upstream.
-    pub fn namespaces(&self) -> Vec<String> {
-        self.cache.namespaces().into_iter().map(str::to_owned).collect()
-    }
-
     fn served<T>(&self, answer: Answer<cache::Cached<T>, cache::Error>) -> Answer<Served<T>, Error> {
         match answer {
             Ok(Some(cached)) => Ok(Some(Served::from_cache(&self.key, cached))),
@@ -165,6 +160,20 @@ impl RemoteRepository {
     /// The one name of an image that may be called several.
     pub fn canonical(&self, image: &ImageName) -> ImageName {
         self.cache.canonical(image)
+    }
+
+    /// Where a manifest of it is asked for, the last being the upstream itself.
+    pub fn places(&self, image: &ImageName, reference: &Reference) -> Vec<url::Url> {
+        self.cache.places(image, reference)
+    }
+
+    /// Why the upstream would certainly not be asked for this, were nothing of it here.
+    pub fn why_not_asked(&self, image: &ImageName, reference: &Reference) -> Option<&'static str> {
+        if !self.cache.admits(image) {
+            return Some("`include` and `exclude` leave it out: its upstream is never told of this name");
+        }
+        let remembers = self.cache.remembers_absence(image, reference);
+        remembers.then_some("its upstream has said not long ago that it does not have it (`negative_ttl`)")
     }
 
     /// What it was built from.

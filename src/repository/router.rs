@@ -19,7 +19,7 @@ pub struct Repositories {
     /// The virtual repository that a host name is.
     by_host: HashMap<String, RepositoryKey>,
     /// `?ns=` host → the repository that answers for it.
-    by_namespace: HashMap<String, RepositoryKey>,
+    by_namespace: BTreeMap<String, RepositoryKey>,
     default: Option<RepositoryKey>,
     load: Arc<Load>,
 }
@@ -101,7 +101,7 @@ impl Repositories {
             }
         }
         Ok(Self {
-            by_namespace: namespaces(config, &by_key),
+            by_namespace: namespaces(config),
             by_key,
             by_host,
             default: config.default.clone(),
@@ -191,6 +191,12 @@ impl Repositories {
         Ok(key.and_then(|key| self.by_key.get(key)).cloned())
     }
 
+    /// The host, without a port, that a registry in front of a name is, if it is one of a virtual repository's.
+    pub fn host_of<'a>(&self, registry: &'a str) -> Option<&'a str> {
+        let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
+        self.by_host.contains_key(&host.to_ascii_lowercase()).then_some(host)
+    }
+
     /// Where a name goes that names no repository.
     pub const fn default_key(&self) -> Option<&RepositoryKey> {
         self.default.as_ref()
@@ -269,25 +275,36 @@ fn add_virtuals(config: &Config, by_key: &mut BTreeMap<RepositoryKey, Repository
 
 /// Which repository answers for which `?ns=` host: one that `serves` it, the default repository first; else, of the
 /// default repository, the remotes whose upstream it is.
-fn namespaces(config: &Config, by_key: &BTreeMap<RepositoryKey, Repository>) -> HashMap<String, RepositoryKey> {
-    let mut hosts = HashMap::new();
+pub fn namespaces(config: &Config) -> BTreeMap<String, RepositoryKey> {
+    let mut hosts = BTreeMap::new();
     let default_first = config.default.iter().chain(config.repositories.keys());
-    for key in default_first.clone() {
+    for key in default_first {
         if let Some(RepositoryConfig::Virtual(several)) = config.repositories.get(key) {
             for host in &several.serves {
                 hosts.entry(host.clone()).or_insert_with(|| key.clone());
             }
         }
     }
-    let Some(default) = config.default.as_ref().and_then(|key| by_key.get(key)) else {
-        return hosts;
-    };
-    for remote in remotes(default) {
-        for host in remote.namespaces() {
-            hosts.entry(host).or_insert_with(|| remote.key().clone());
-        }
+    if let Some(default) = &config.default {
+        add_upstreams(config, default, &mut hosts);
     }
     hosts
+}
+
+fn add_upstreams(config: &Config, key: &RepositoryKey, hosts: &mut BTreeMap<String, RepositoryKey>) {
+    match config.repositories.get(key) {
+        Some(RepositoryConfig::Remote(remote)) => {
+            if let Some(host) = upstream::namespace(remote) {
+                hosts.entry(host).or_insert_with(|| key.clone());
+            }
+        }
+        Some(RepositoryConfig::Virtual(several)) => {
+            for member in &several.members {
+                add_upstreams(config, &member.repository, hosts);
+            }
+        }
+        Some(RepositoryConfig::Local(_)) | None => {}
+    }
 }
 
 pub(super) fn remotes(repository: &Repository) -> Vec<&Arc<RemoteRepository>> {

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::trace::{Finding, Stage, Trace};
 use super::{Error, Listed, LocalRepository, Reading, Repository, Served, Unknown};
 use crate::cache::Blob;
 use crate::oci::{Answer, Descriptor, Digest, ImageName, Manifest, Reference, RepositoryKey};
@@ -46,6 +47,8 @@ pub struct VirtualRepository {
     push_to: Option<Arc<LocalRepository>>,
     /// Which member last gave a manifest of an image: its blobs are most likely there too.
     last: moka::sync::Cache<ImageName, usize>,
+    /// Where a search writes down what it goes by, if somebody wants to know.
+    trace: Option<Arc<Trace>>,
 }
 
 impl VirtualRepository {
@@ -60,6 +63,7 @@ impl VirtualRepository {
             members,
             push_to,
             last,
+            trace: None,
         }
     }
 
@@ -75,6 +79,25 @@ impl VirtualRepository {
             members,
             push_to: self.push_to.clone(),
             last: self.last.clone(),
+            trace: self.trace.clone(),
+        }
+    }
+
+    /// The same, whose searches are written down.
+    pub(super) fn traced(&self, trace: &Arc<Trace>) -> Self {
+        let members = self.members.iter().map(|member| Member {
+            repository: member.repository.traced(trace),
+            ..member.clone()
+        });
+        Self {
+            trace: Some(Arc::clone(trace)),
+            ..self.with_members(members.collect())
+        }
+    }
+
+    fn note(&self, member: &Member, finding: impl FnOnce() -> Finding) {
+        if let Some(trace) = &self.trace {
+            trace.note(&self.key, member, finding());
         }
     }
 
@@ -101,6 +124,7 @@ impl VirtualRepository {
                 asked.push(index);
             }
             if member.priority && index + 1 < self.members.len() && self.holds_in(member, image).await? {
+                self.note(member, || Finding::Keeps);
                 break;
             }
         }
@@ -126,20 +150,32 @@ impl VirtualRepository {
                 return Ok(Some(served));
             }
             let order = self.last_first(image, self.asked(image).await?);
-            return self.first_of(order, |member| member.manifest(image, reference)).await;
+            return self
+                .first_of(order, Stage::Asked, |member| member.manifest(image, reference))
+                .await;
         }
         let mut failed: Option<Unknown> = None;
         for index in self.asked(image).await? {
             let member = &self.members[index];
+            let known = self
+                .trace
+                .as_ref()
+                .and_then(|_| member.repository.why_not_asked(image, reference));
             match member.repository.manifest(image, reference).await {
                 Ok(Some(served)) => {
+                    self.note(member, || Finding::Answered);
                     self.last.insert(image.clone(), index);
                     return Ok(Some(served));
                 }
-                Ok(None) => {}
+                Ok(None) => self.note(member, || Finding::Absent { known }),
                 Err(error) => {
                     let unknown = Unknown::of(member.repository.key(), &error);
-                    if !member.may_be_passed_over(&unknown) {
+                    let ends = !member.may_be_passed_over(&unknown);
+                    self.note(member, || Finding::Failed {
+                        why: error.to_string(),
+                        ends,
+                    });
+                    if ends {
                         return Err(Error::Unknown(Unknown {
                             closed: true,
                             ..unknown
@@ -162,7 +198,7 @@ impl VirtualRepository {
     /// A manifest, if a member has it stored.
     pub async fn stored_manifest(&self, image: &ImageName, digest: &Digest) -> Answer<Served<Manifest>, Error> {
         let order = self.asked(image).await?;
-        self.first_of(order, |member| member.stored_manifest(image, digest))
+        self.first_of(order, Stage::Stored, |member| member.stored_manifest(image, digest))
             .await
     }
 
@@ -172,7 +208,8 @@ impl VirtualRepository {
             return Ok(Some(served));
         }
         let order = self.last_first(image, self.asked(image).await?);
-        self.first_of(order, |member| member.blob(image, digest)).await
+        self.first_of(order, Stage::Asked, |member| member.blob(image, digest))
+            .await
     }
 
     /// A blob's length.
@@ -195,13 +232,15 @@ impl VirtualRepository {
                 order.push(index);
             }
         }
-        self.first_of(order, |member| member.blob_size(image, digest)).await
+        self.first_of(order, Stage::Asked, |member| member.blob_size(image, digest))
+            .await
     }
 
     /// A blob, if a member has it stored.
     pub async fn stored_blob(&self, image: &ImageName, digest: &Digest) -> Answer<Served<Blob>, Error> {
         let order = self.asked(image).await?;
-        self.first_of(order, |member| member.stored_blob(image, digest)).await
+        self.first_of(order, Stage::Stored, |member| member.stored_blob(image, digest))
+            .await
     }
 
     /// The member that last served this image before the others.
@@ -218,15 +257,24 @@ impl VirtualRepository {
     async fn first_of<'a, T>(
         &'a self,
         order: impl IntoIterator<Item = usize>,
+        stage: Stage,
         ask: impl Fn(&'a Repository) -> Reading<'a, T>,
     ) -> Answer<T, Error> {
         let mut failed: Option<Unknown> = None;
         for index in order {
-            match ask(&self.members[index].repository).await {
-                Ok(Some(found)) => return Ok(Some(found)),
-                Ok(None) => {}
+            let member = &self.members[index];
+            match ask(&member.repository).await {
+                Ok(Some(found)) => {
+                    self.note(member, || Finding::Answered);
+                    return Ok(Some(found));
+                }
+                Ok(None) => self.note(member, || stage.absent()),
                 Err(error) => {
-                    let unknown = Unknown::of(self.members[index].repository.key(), &error);
+                    let unknown = Unknown::of(member.repository.key(), &error);
+                    self.note(member, || Finding::Failed {
+                        why: error.to_string(),
+                        ends: false,
+                    });
                     failed = Some(joined(failed, unknown));
                 }
             }

@@ -79,6 +79,12 @@ impl Image {
         self.check_mutable(tags, to)
     }
 
+    /// Refuses what a push of something else under this tag would be refused for, as far as that is the tag's doing.
+    pub async fn check_tag(&self, tag: &Tag) -> Result<(), Error> {
+        let tag = tag.clone();
+        self.read(move |image| image.check_movable(&[tag], None)).await
+    }
+
     /// Refuses if any of these tags is immutable and means something else than `to`. By who has the image's turn.
     pub(super) fn check_mutable(&self, tags: &[Tag], to: Option<&Digest>) -> Result<(), Error> {
         let immutable = |tag: &&Tag| self.immutable.iter().any(|pattern| pattern.matches(tag.as_str()));

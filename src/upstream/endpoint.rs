@@ -59,6 +59,15 @@ pub(super) struct Place {
     pub(super) scope: Arc<str>,
 }
 
+/// What a registry is called: its `host[:port]`; Docker Hub's is `docker.io`.
+pub(super) fn host(base: &Url, is_hub: bool) -> String {
+    match (base.host_str().unwrap_or_default(), base.port()) {
+        _ if is_hub => super::HUB_NAMESPACE.to_owned(),
+        (host, None) => host.to_owned(),
+        (host, Some(port)) => format!("{host}:{port}"),
+    }
+}
+
 impl Endpoint {
     /// The upstream's own address.
     pub(super) fn home(
@@ -92,11 +101,7 @@ impl Endpoint {
         metrics: &Arc<Metrics>,
     ) -> Result<Self, Error> {
         let (base, prefix, is_hub) = locate(config)?;
-        let host = match (base.host_str().unwrap_or_default(), base.port()) {
-            _ if is_hub => super::HUB_NAMESPACE.to_owned(),
-            (host, None) => host.to_owned(),
-            (host, Some(port)) => format!("{host}:{port}"),
-        };
+        let host = host(&base, is_hub);
         let health = Health::new(repository, config, is_mirror, Arc::clone(metrics));
         let sender = Arc::new(Sender::new(repository, config, health, Arc::clone(metrics))?);
         let tokens = Tokens::new(Arc::clone(&sender));

@@ -44,7 +44,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::config::RemoteConfig;
-use crate::oci::{ImageName, RepositoryKey};
+use crate::oci::{ImageName, Reference, RepositoryKey};
 use crate::telemetry::Metrics;
 use ask::{Ask, Registry};
 use endpoint::Endpoint;
@@ -140,18 +140,19 @@ impl Upstream {
         &self.home().host
     }
 
-    /// The `?ns=` hosts that it stands for.
-    pub fn namespaces(&self) -> Vec<&str> {
-        if self.home().prefix.is_some() {
-            // Only a part of that host's images is here, under other names.
-            return Vec::new();
-        }
-        vec![self.host()]
-    }
-
     /// The one name of an image that may be called several: on Docker Hub `alpine` is `library/alpine`.
     pub fn canonical(&self, image: &ImageName) -> ImageName {
         self.home().canonical(image)
+    }
+
+    /// Where a manifest is asked for, in this order: the mirrors, and last the registry itself.
+    pub fn places(&self, image: &ImageName, reference: &Reference) -> Vec<Url> {
+        let image = self.canonical(image);
+        let rest = format!("manifests/{reference}");
+        let registry = &self.0.registry;
+        let all = registry.mirrors.iter().chain([&registry.home]);
+        all.filter_map(|endpoint| Some(endpoint.place(&image, &rest)?.url))
+            .collect()
     }
 
     /// A question about an image. `None` when its name with the prefix would be longer than names are.
@@ -185,6 +186,12 @@ impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Upstream({} at {})", self.0.repository, self.host())
     }
+}
+
+/// The `?ns=` host that a remote stands for; none where only a part of that host's images is here, under other names.
+pub fn namespace(config: &RemoteConfig) -> Option<String> {
+    let (base, prefix, is_hub) = locate(config).ok()?;
+    prefix.is_none().then(|| endpoint::host(&base, is_hub))
 }
 
 /// Where requests go, what names begin with there, and whether it is Docker Hub.

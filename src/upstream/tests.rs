@@ -31,7 +31,7 @@ fn docker_hub_is_asked_where_it_answers_whatever_it_is_called() {
     ] {
         let hub = upstream(url).expect("an upstream");
         assert_eq!(hub.host(), "docker.io");
-        assert_eq!(hub.namespaces(), ["docker.io"]);
+        assert_eq!(namespace(&remote(url)).as_deref(), Some("docker.io"));
         assert_eq!(
             asked(url, "alpine"),
             "https://registry-1.docker.io/v2/library/alpine/manifests/latest repository:library/alpine:pull"
@@ -56,7 +56,7 @@ fn other_hosts_keep_their_names_and_a_path_is_a_prefix() {
     );
     let upstream = upstream("http://localhost:5001/mirror").expect("an upstream");
     assert_eq!(upstream.host(), "localhost:5001");
-    assert!(upstream.namespaces().is_empty());
+    assert_eq!(namespace(&remote("http://localhost:5001/mirror")), None);
     assert_eq!(
         asked("http://localhost/mirror", &"a".repeat(255)),
         "",

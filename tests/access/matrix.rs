@@ -377,7 +377,7 @@ fn endpoint(endpoint: Endpoint, who: Who) -> &'static [u16] {
         // Whoever is known by what they show gets a token, for a form that says nothing there is none.
         Endpoint::Mint => &[200, 415],
         // Without an image it is of no use to anybody; with one, below.
-        Endpoint::TagHistory => &[400],
+        Endpoint::TagHistory | Endpoint::Resolve => &[400],
         Endpoint::Tokens => if user == "admin" { &[200, 415] } else { refused },
         Endpoint::Token => if user == "admin" { &[404] } else { refused },
         Endpoint::PinTag | Endpoint::UnpinTag | Endpoint::RollBackTag | Endpoint::Prefetch | Endpoint::Gc | Endpoint::Verify | Endpoint::Backup => {

@@ -20,6 +20,7 @@ mod passwords;
 mod prefetch;
 mod push;
 mod reclaim;
+mod resolve;
 mod robots;
 mod routing;
 #[path = "../support/size.rs"]

@@ -170,7 +170,7 @@ async fn what_is_not_said_right_is_refused_in_words() {
     for (path, body, status) in [
         ("tags/pin", json!({ "image": "app:v2" }), 404),
         ("tags/pin", json!({ "image": "App:v1" }), 400),
-        ("tags/pin", json!({ "image": "other:5000/app:v1" }), 400),
+        ("tags/pin", json!({ "image": "other:5000/app:v1" }), 404),
         ("tags/pin", json!({ "image": "app:v1", "to": "v2" }), 400),
         ("tags/pin", json!({ "image": "app:v1", "force": true }), 400),
         ("tags/pin", json!({ "image": format!("app@{}", sha256(b"x")) }), 400),
