@@ -61,7 +61,7 @@ fn told(document: &Value) -> String {
         let _ = writeln!(
             out,
             "{repository}/{image}{separator}{reference}, for {}",
-            text(document, "as")
+            asked_for(document)
         );
     }
     if let Some(note) = document["note"].as_str() {
@@ -87,11 +87,12 @@ fn told(document: &Value) -> String {
         );
     }
     for verdict in document["verdicts"].as_array().into_iter().flatten() {
+        let (action, name) = (text(verdict, "action"), text(verdict, "name"));
         let may = match verdict["by"].as_str() {
-            Some(by) => format!("may {} by {by}", text(verdict, "action")),
-            None => format!("may not {}: nothing allows it", text(verdict, "action")),
+            Some(by) => format!("may {action} {name}: {by}"),
+            None => format!("may not {action} {name}: nothing allows it"),
         };
-        let _ = writeln!(out, "{} {may} {}", text(document, "as"), text(verdict, "name"));
+        let _ = writeln!(out, "{} {may}", asked_for(document));
     }
     for name in document["who_may"].as_array().into_iter().flatten() {
         for by in name["by"].as_array().into_iter().flatten() {
@@ -100,6 +101,14 @@ fn told(document: &Value) -> String {
         }
     }
     out
+}
+
+/// Whom it is told for. Of "nobody", that they may would read as that nobody may.
+fn asked_for(document: &Value) -> &str {
+    match text(document, "as") {
+        "nobody" => "who has not logged in",
+        name => name,
+    }
 }
 
 fn members(out: &mut String, document: &Value) {

@@ -2,6 +2,7 @@
 //! it comes from: `docker.io/library/alpine:3.20`.
 
 use crate::oci::{Digest, ErrorCode, ImageName, Reference, Refusal, Tag};
+use crate::upstream;
 
 /// An image that somebody has named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +17,6 @@ pub(crate) struct ImageText {
 
 /// What Docker Hub is called in names, and in `?ns=`.
 const HUB: &str = "docker.io";
-/// What it is called besides.
-const HUB_TOO: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
 
 impl ImageText {
     /// Reads one. `host` is what the request was sent to: it may stand in front, as in what is given to `docker pull`.
@@ -103,11 +102,7 @@ fn is_registry(first: &str) -> bool {
 }
 
 fn known_as(registry: &str) -> String {
-    let registry = registry.to_ascii_lowercase();
-    if HUB_TOO.contains(&registry.as_str()) {
-        return HUB.to_owned();
-    }
-    registry
+    upstream::known_as(&registry.to_ascii_lowercase()).to_owned()
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]

@@ -179,7 +179,7 @@ impl Repositories {
         let key = match hints.namespace {
             Some(namespace) => {
                 let host = namespace.to_ascii_lowercase();
-                let key = self.by_namespace.get(&host);
+                let key = self.by_namespace.get(upstream::known_as(&host));
                 // Nobody configured this host: it is never dialled.
                 Some(key.ok_or(Lost::NoNamespace(host))?)
             }
@@ -281,7 +281,9 @@ pub fn namespaces(config: &Config) -> BTreeMap<String, RepositoryKey> {
     for key in default_first {
         if let Some(RepositoryConfig::Virtual(several)) = config.repositories.get(key) {
             for host in &several.serves {
-                hosts.entry(host.clone()).or_insert_with(|| key.clone());
+                hosts
+                    .entry(upstream::known_as(host).to_owned())
+                    .or_insert_with(|| key.clone());
             }
         }
     }

@@ -74,6 +74,11 @@ const HUB_REGISTRY: &str = "registry-1.docker.io";
 /// What clients call it, `?ns=` among them.
 const HUB_NAMESPACE: &str = "docker.io";
 
+/// What a registry is called, of the names that it goes by; in lower case.
+pub fn known_as(host: &str) -> &str {
+    if HUB_NAMES.contains(&host) { HUB_NAMESPACE } else { host }
+}
+
 /// One registry somewhere else.
 #[derive(Clone)]
 pub struct Upstream(Arc<Inner>);

@@ -29,6 +29,8 @@ async fn every_form_of_a_name_reaches_the_same_image() {
         ("/v2/library/alpine/manifests/latest", "docker.example.com:5000"),
         ("/v2/library/alpine/manifests/latest", "Docker.Example.COM"),
         ("/v2/library/alpine/manifests/latest?ns=docker.io", ""),
+        // regclient calls it by the name of its address.
+        ("/v2/library/alpine/manifests/latest?ns=registry-1.docker.io", ""),
     ] {
         let mut request = registry.get(path);
         if !host.is_empty() {
@@ -36,7 +38,7 @@ async fn every_form_of_a_name_reaches_the_same_image() {
         }
         let response = expect(request.send().await.expect("an answer"), StatusCode::OK).await;
         assert_eq!(header(&response, "docker-content-digest"), digest.as_str(), "{path}");
-        let namespace = if path.contains("ns=") { "docker.io" } else { "" };
+        let namespace = path.split_once("ns=").map_or("", |(_, namespace)| namespace);
         assert_eq!(header(&response, "oci-namespace"), namespace, "{path}");
     }
     // An address of its own is its repository, for names without a key.
