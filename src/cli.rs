@@ -7,6 +7,7 @@
 
 mod api;
 mod backup;
+mod clients;
 mod credentials;
 mod export;
 mod gc;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use api::TagCommand;
+use clients::ClientKind;
 
 use crate::app::{App, Signals, Source};
 use crate::config::{self, Config, Environment, Loaded, Problem, RepositoryConfig};
@@ -66,6 +68,8 @@ enum Command {
     Check(File),
     /// Print the JSON Schema of `repositories.yml`, for editors.
     Schema,
+    /// Print what to write into clients' configuration, so that they come to this server.
+    Clients(Clients),
     /// Rebuild the index of a stopped store from what is on disk.
     Reindex(File),
     /// Give back the room of what nothing needs: of a running server, or with `-c` of its store while it is stopped.
@@ -178,6 +182,25 @@ enum Command {
     /// Tokens for robots: for what they are needed, until they expire, shown once.
     #[command(subcommand)]
     Token(Token),
+}
+
+#[derive(Debug, Args)]
+struct Clients {
+    /// Only for this client; several with commas: docker, containerd, podman (skopeo, buildah), buildkit, k3s, crio, kaniko,
+    /// watchtower, regclient, tools (helm, oras, cosign, crane).
+    #[arg(long = "for", value_name = "CLIENT", value_delimiter = ',', value_parser = str::parse::<ClientKind>)]
+    wanted: Vec<ClientKind>,
+    /// What clients call the server, if not `server.external_url`.
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// Print a list of what goes where, as JSON.
+    #[arg(long, conflicts_with = "markdown")]
+    json: bool,
+    /// Print a page.
+    #[arg(long)]
+    markdown: bool,
+    #[command(flatten)]
+    file: File,
 }
 
 #[derive(Debug, Subcommand)]
@@ -307,6 +330,15 @@ pub fn run() -> ExitCode {
         Some(Command::Schema) => {
             println!("{}", config::schema());
             ExitCode::SUCCESS
+        }
+        Some(Command::Clients(asked)) => {
+            let form = match (asked.json, asked.markdown) {
+                (true, _) => clients::Form::Json,
+                (false, true) => clients::Form::Markdown,
+                (false, false) => clients::Form::Plain,
+            };
+            let file = asked.file.or(cli.file).or_here();
+            clients::clients(&file, &asked.wanted, asked.url.as_deref(), form)
         }
         Some(Command::Reindex(file)) => reindex(&file.or(cli.file)),
         Some(Command::Gc { dry_run, file, server }) => match file.or(cli.file) {

@@ -9,15 +9,24 @@ docker_version() { docker version --format '{{.Server.Version}}'; }
 
 # docker_fresh MIRROR: an empty daemon with that registry mirror
 docker_fresh() {
+    docker_empty
+    printf '{"registry-mirrors": ["http://%s"]}\n' "$1" >"$docker_home/daemon.json"
+    docker_start
+}
+
+docker_empty() {
     stop dockerd
     rm -rf "$docker_home"
     mkdir -p "$docker_home/config"
+}
+
+# docker_start: a daemon with what daemon.json says
+docker_start() {
     export DOCKER_HOST=unix://$docker_home/docker.sock DOCKER_CONFIG=$docker_home/config
     # The builder that needs no plug-in: docker.io brings no other.
     export DOCKER_BUILDKIT=0
-    start dockerd dockerd --storage-driver=vfs --data-root="$docker_home/data" --exec-root="$docker_home/exec" \
-        --host="$DOCKER_HOST" --pidfile="$docker_home/pid" --bridge=none --iptables=false --ip6tables=false \
-        --registry-mirror="http://$1"
+    start dockerd dockerd --config-file="$docker_home/daemon.json" --storage-driver=vfs --data-root="$docker_home/data" --exec-root="$docker_home/exec" \
+        --host="$DOCKER_HOST" --pidfile="$docker_home/pid" --bridge=none --iptables=false --ip6tables=false
     wait_for dockerd docker info
 }
 

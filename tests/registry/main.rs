@@ -9,6 +9,7 @@
 mod audit;
 mod audited;
 mod bad_input;
+mod client_configuration;
 mod configuration;
 mod index;
 mod large_index;
