@@ -154,7 +154,9 @@ impl Caller {
         let request = self
             .door
             .request("POST", "/api/v1/gc")
-            .header("content-type", "application/json");
+            .header("content-type", "application/json")
+            // Its answer comes when the pass is over, which is as long as what there is to go through.
+            .timeout(Duration::from_secs(600));
         let answer = self.ask(request.body("{}")).await?;
         let is_done = answer.status == StatusCode::OK || answer.status.is_server_error();
         assert!(is_done, "{}: {:?}", answer.status, answer.body);

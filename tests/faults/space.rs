@@ -1,5 +1,6 @@
 //! Too little space: of what a cache may use, and on the disk.
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -33,23 +34,39 @@ fn at_most(server: &Server, max_size: u64) -> RemoteConfig {
     }
 }
 
-/// The bytes of all blobs on the disk, and how many there are.
-fn on_disk(remote: &Remote) -> (u64, usize) {
-    fn below(path: &Path, found: &mut (u64, usize)) {
+/// All blobs on the disk: each file as it is, and its length.
+fn blobs_on_disk(remote: &Remote) -> HashMap<(PathBuf, u64, i64, i64), u64> {
+    fn below(path: &Path, found: &mut HashMap<(PathBuf, u64, i64, i64), u64>) {
         // They come and go while they are looked at.
         for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
             let path: PathBuf = entry.path();
             if path.is_dir() {
                 below(&path, found);
             } else if let Ok(file) = entry.metadata() {
-                found.0 += file.len();
-                found.1 += 1;
+                found.insert((path, file.ino(), file.ctime(), file.ctime_nsec()), file.len());
             }
         }
     }
-    let mut found = (0, 0);
+    let mut found = HashMap::new();
     below(&remote.directory.path().join("docker/registry/v2/blobs"), &mut found);
     found
+}
+
+/// The bytes of all blobs on the disk, and how many there are.
+fn on_disk(remote: &Remote) -> (u64, usize) {
+    let found = blobs_on_disk(remote);
+    (found.values().sum(), found.len())
+}
+
+/// The bytes that were on the disk at one moment: those of what is there before it and after it. To look takes longer than
+/// for some to go and others to come, and one sum over all of these was never there.
+fn on_disk_at_once(remote: &Remote) -> u64 {
+    let (before, after) = (blobs_on_disk(remote), blobs_on_disk(remote));
+    before
+        .iter()
+        .filter(|(file, _)| after.contains_key(*file))
+        .map(|(_, length)| length)
+        .sum()
 }
 
 /// The path of a blob's file.
@@ -84,7 +101,7 @@ async fn d10_sixty_four_readers_at_a_tenth_of_the_space_see_nothing_of_the_evict
                 let accounted = remote.counted("entrepot_cache_bytes{repository=\"remote\"}");
                 let reserved = remote.counted("entrepot_cache_reserved_bytes{repository=\"remote\"}");
                 assert!(accounted <= LIMIT && reserved <= LIMIT, "{accounted} {reserved}");
-                let (bytes, _) = on_disk(&remote);
+                let bytes = on_disk_at_once(&remote);
                 assert!(bytes <= LIMIT + LENGTH as u64, "{bytes} on the disk, {LIMIT} allowed");
                 highest.fetch_max(bytes, Ordering::Relaxed);
                 remote.store.tidy().await.unwrap();
