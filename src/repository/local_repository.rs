@@ -273,7 +273,12 @@ impl LocalRepository {
         if let Repository::Local(_) = through {
             return Ok(None);
         }
-        let Some(served) = through.blob(image, digest).await? else {
+        let served = match (through.blob(image, digest).await?, through) {
+            // With the first blob that was pushed, the image has come to live here, before the others.
+            (None, Repository::Virtual(several)) => several.kept_blob(image, digest).await?,
+            (served, _) => served,
+        };
+        let Some(served) = served else {
             return Ok(None);
         };
         if let Blob::Arriving(mut follower) = served.value {

@@ -243,6 +243,14 @@ impl VirtualRepository {
             .await
     }
 
+    /// A blob that some member has stored, be it one after the `priority` member that the image lives in: for whoever was told that it is here
+    /// before the image came to live there. Nobody is asked.
+    pub async fn kept_blob(&self, image: &ImageName, digest: &Digest) -> Answer<Served<Blob>, Error> {
+        let seen = (0..self.members.len()).filter(|index| !self.members[*index].hidden);
+        self.first_of(seen, Stage::Stored, |member| member.stored_blob(image, digest))
+            .await
+    }
+
     /// The member that last served this image before the others.
     fn last_first(&self, image: &ImageName, mut order: Vec<usize>) -> Vec<usize> {
         if let Some(last) = self.last.get(image)

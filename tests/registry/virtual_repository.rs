@@ -165,31 +165,29 @@ async fn lists_are_the_union_of_the_members() {
 #[tokio::test]
 async fn a_layer_that_a_client_was_told_is_there_need_not_be_sent() {
     let upstream = upstream();
-    upstream.push_image("/v2/one/app", "v1", b"base layer").await;
-    let registry = Registry::start_in(&temporary(), &configuration(&upstream));
-    let base = "/v2/open/app";
     let layer = sha256(b"base layer");
-    assert_eq!(
-        digest_of(&registry, "/v2/open/app/manifests/v1").await.0,
-        StatusCode::OK
-    );
-    let response = registry
-        .head(&format!("{base}/blobs/{layer}"))
-        .send()
-        .await
-        .expect("an answer");
-    assert_eq!(response.status(), StatusCode::OK, "a member has it");
-    let config = registry.push_blob(base, b"{ }").await;
-    let text = image_manifest((&config, 3), &[(&layer, 10)], "");
-    registry.push_manifest(base, "v2", OCI_MANIFEST, text.as_bytes()).await;
-    // It is the local repository's own from now on.
-    let response = registry
-        .get(&format!("/v2/images/app/blobs/{layer}"))
-        .send()
-        .await
-        .expect("an answer");
-    let response = expect(response, StatusCode::OK).await;
-    assert_eq!(response.text().await.expect("a body"), "base layer");
+    // In the second, the image lives in the member with priority as soon as one blob of it is pushed.
+    for name in ["open", "guarded"] {
+        upstream
+            .push_image(&format!("/v2/one/{name}"), "v1", b"base layer")
+            .await;
+        let registry = Registry::start_in(&temporary(), &configuration(&upstream));
+        let base = format!("/v2/{name}/{name}");
+        let found = digest_of(&registry, &format!("{base}/manifests/v1")).await;
+        assert_eq!(found.0, StatusCode::OK);
+        let response = registry.get(&format!("{base}/blobs/{layer}")).send().await;
+        let response = expect(response.expect("an answer"), StatusCode::OK).await;
+        assert_eq!(response.text().await.expect("a body"), "base layer");
+        let response = registry.head(&format!("{base}/blobs/{layer}")).send().await;
+        assert_eq!(response.expect("an answer").status(), StatusCode::OK, "a member has it");
+        let config = registry.push_blob(&base, b"{ }").await;
+        let text = image_manifest((&config, 3), &[(&layer, 10)], "");
+        registry.push_manifest(&base, "v2", OCI_MANIFEST, text.as_bytes()).await;
+        // It is the local repository's own from now on.
+        let response = registry.get(&format!("/v2/images/{name}/blobs/{layer}")).send().await;
+        let response = expect(response.expect("an answer"), StatusCode::OK).await;
+        assert_eq!(response.text().await.expect("a body"), "base layer");
+    }
 }
 
 #[tokio::test]
