@@ -4,12 +4,26 @@
 # Every name that the clients pull through the virtual repository, with and without a repository's key in it.
 pulled_names=(team/tool:1 docker/team/debian:12 team/multi:1)
 
+# sample CLIENT: what it pulls
+sample() {
+    case $1 in
+    helm) echo charts/sample:1.0.0 ;;
+    *) echo team/tool:1 ;;
+    esac
+}
+
 # expected NAME: its digest in the upstream, whatever key the name begins with
 expected() { echo "${digest_of[${1#docker/}]}"; }
 
 pull_by_tag() {
     local name
     for name in "${pulled_names[@]}"; do "$1_pull" "$entrepot/$name" "$(expected "$name")"; done
+}
+
+pull_sample() {
+    local name
+    name=$(sample "$1")
+    "$1_pull" "$entrepot/docker/$name" "${digest_of[$name]}"
 }
 
 pull_by_digest() {
@@ -79,6 +93,11 @@ podman_key_in_mirror() {
     pull_hub_names podman
 }
 
+buildah_key_in_mirror() {
+    containers_configuration "$buildah_home" "$entrepot/docker"
+    pull_hub_names buildah
+}
+
 skopeo_key_in_mirror() {
     containers_configuration "$skopeo_home" "$entrepot/docker"
     pull_hub_names skopeo
@@ -93,7 +112,12 @@ containerd_key_in_mirror() {
 
 # --- the guarded server ---------------------------------------------------------------------------------------------------------------
 
-pull_anonymously() { "$1_pull" "$guarded/team/tool:1" "${digest_of[team/tool:1]}"; }
+pull_anonymously() {
+    local name
+    name=$(sample "$1")
+    "$1_pull" "$guarded/$name" "${digest_of[$name]}"
+}
+
 push_anonymously() { refused "$1_push" "$guarded/pushed/$1-anonymous:1.0.0"; }
 login_wrongly() { refused "$1_login" "$guarded" ada byron; }
 

@@ -15,7 +15,7 @@ containerd_fresh() {
     mkdir -p "$containerd_home"
     printf 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n' >"$containerd_home/config.toml"
     containerd_host docker.io "http://$1"
-    for address in "$entrepot" "$guarded" "$vouched" "$inside" "$upstream"; do containerd_host "$address" "http://$address"; done
+    for address in "$entrepot" "$guarded" "$vouched" "$inside" "$cutting" "$upstream"; do containerd_host "$address" "http://$address"; done
     start containerd containerd --config "$containerd_home/config.toml" --root "$containerd_home/root" \
         --state "$containerd_home/state" --address "$containerd_home/containerd.sock"
     wait_for containerd ctr version

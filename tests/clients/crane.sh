@@ -5,7 +5,7 @@ crane_home=$work/crane
 
 crane() { DOCKER_CONFIG=$crane_home timeout --kill-after=5 180 "$tools/crane-$CRANE" "$@"; }
 
-crane_version() { crane version; }
+crane_version() { echo "$CRANE"; }
 
 crane_fresh() {
     rm -rf "$crane_home"

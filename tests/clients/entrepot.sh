@@ -42,7 +42,7 @@ auth:
   anonymous: pull
   htpasswd: users
   policies:
-    - { who: "*", may: pull, on: ["docker/team/**", "docker/library/**", "docker/pushed/**", "local/pushed/**"] }
+    - { who: "*", may: pull, on: ["docker/team/**", "docker/library/**", "docker/charts/**", "docker/pushed/**", "local/pushed/**"] }
     - { who: bob, may: [pull, push], on: "docker/pushed/**" }
     - { who: ada, may: [pull, push], on: "**" }
 audit: { to: audit.log, pulls: true }

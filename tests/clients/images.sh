@@ -4,7 +4,9 @@
 #   library/busybox, team/tool     from a static busybox, four layers, Docker's media types
 #   team/debian                    from a debootstrapped Debian, three layers, Docker's media types
 #   library/alpine, team/multi     an OCI index for linux/amd64 and linux/arm64
-#   team/late                      like team/tool; nobody asks for it before the upstream is stopped
+#   team/late, team/cut            like team/tool; nobody asks for the first before the upstream is stopped, and for the second before it is cut off
+#   team/signed                    like team/tool, with what is attached to it
+#   charts/sample                  a chart, made by helm
 #
 # Each has random bytes of its own, so that no other registry can have an image with its digest.
 
@@ -72,10 +74,15 @@ upstream_digest() {
 fill_upstream() {
     docker login -u builder -p brick "$upstream"
     build_busybox tool
-    to_upstream tool library/busybox:latest team/tool:1 team/late:1
+    to_upstream tool library/busybox:latest team/tool:1 team/late:1 team/signed:1
     build_debian
     to_upstream debian team/debian:12
     build_multi multi
+    build_busybox cut
+    to_upstream cut team/cut:1
+    helm_login "$upstream" builder brick
+    helm_push "$upstream/charts/sample:1.0.0"
+    helm_logout "$upstream"
     local name
     for name in library/alpine:latest team/multi:1; do
         podman manifest push --all --tls-verify=false --creds builder:brick multi "docker://$upstream/$name"
@@ -91,7 +98,7 @@ move_busybox() {
 
 note_digests() {
     local name
-    for name in library/{busybox,alpine}:latest team/{tool:1,late:1,debian:12,multi:1}; do
+    for name in library/{busybox,alpine}:latest team/{tool:1,late:1,cut:1,signed:1,debian:12,multi:1} charts/sample:1.0.0; do
         digest_of[$name]=$(upstream_digest "$name")
     done
 }

@@ -151,5 +151,7 @@ print_table() {
         for client in "${clients[@]}" curl; do printf '  %-10s' "${result[$case|$client]:--}"; done
         printf '\n'
     done
+    printf '\n'
+    cat "$work/matrix.md"
     printf '\n%d passed, %d failed\n' "$passed" "$failed"
 }

@@ -27,7 +27,7 @@ containers_configuration() {
     {
         printf '[[registry]]\nprefix = "docker.io"\nlocation = "docker.io"\n'
         printf '[[registry.mirror]]\nlocation = "%s"\ninsecure = true\n' "$2"
-        for address in "$entrepot" "$guarded" "$vouched" "$inside" "$upstream"; do
+        for address in "$entrepot" "$guarded" "$vouched" "$inside" "$cutting" "$upstream"; do
             printf '[[registry]]\nlocation = "%s"\ninsecure = true\n' "$address"
         done
     } >"$1/registries.conf"

@@ -14,7 +14,7 @@ const INTRODUCTION: &str = "# Clients
 What each client needs, so that it comes to Entrepôt. `entrepot clients -c repositories.yml` prints the same with your names; `--for docker`, or another of
 them, only what is for that one, and `--json` what goes where, for scripts. This page is printed by it, for [this
 configuration](../tests/fixtures/clients.yml): a virtual repository `docker` over a local one, Docker Hub and `ghcr.io`, at
-`https://registry.example.com`. What is different [without TLS](#without-tls) is at the end.
+`https://registry.example.com`. What is different [without TLS](#without-tls), and [what each client was seen to do](#what-was-shown), is at the end.
 
 ";
 
@@ -23,6 +23,30 @@ const PLAIN: &str = "## Without TLS
 Only where the network is trusted. Of the clients above, these have to be told:
 
 ";
+
+const SHOWN: &str = "
+## What was shown
+
+With these programs, by `tests/clients/run`, which fails if a cell does not hold any more. They are given what is printed above.
+
+CRI-O reads the file of podman by the library of skopeo, which is given it. k3s is containerd with a file that it makes of its own one: containerd is given that.
+kaniko reaches registries by crane's library: crane is given its arguments.
+
+";
+
+/// Around the table, which `tests/clients/run --write-docs` writes.
+const TABLE: (&str, &str) = (
+    "<!-- The table: written by tests/clients/run --write-docs -->\n",
+    "<!-- The table ends here -->\n",
+);
+
+/// What is in the page already between its first and its second line.
+fn table_of(page: &str) -> &str {
+    let after = page.split_once(TABLE.0).map(|(_, after)| after);
+    after
+        .and_then(|after| after.split_once(TABLE.1))
+        .map_or("\n", |(table, _)| table)
+}
 
 fn printed(arguments: &[&str]) -> String {
     let mut command = entrepot(&["clients", "-c", FIXTURE]);
@@ -41,12 +65,16 @@ fn the_page_about_clients_is_what_is_printed() {
     let plain = ["--markdown", "--url", "http://registry.example.com:5000", "--for"];
     let of_plain = printed(&[&plain[..], &["docker,containerd,podman,buildkit,k3s,regclient"]].concat());
     let of_plain = format!("\n{of_plain}").replace("\n## ", "\n### ");
-    let page = format!(
-        "{INTRODUCTION}{}\n{PLAIN}{}",
-        printed(&["--markdown"]),
-        of_plain.trim_start()
-    );
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/clients.md");
+    let there = std::fs::read_to_string(&file).unwrap_or_default();
+    let page = format!(
+        "{INTRODUCTION}{}\n{PLAIN}{}{SHOWN}{}{}{}",
+        printed(&["--markdown"]),
+        of_plain.trim_start(),
+        TABLE.0,
+        table_of(&there),
+        TABLE.1
+    );
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&file, &page).expect("the page");
     }
