@@ -8,6 +8,7 @@ pulled_names=(team/tool:1 docker/team/debian:12 team/multi:1)
 sample() {
     case $1 in
     helm) echo charts/sample:1.0.0 ;;
+    cosign) echo team/signed:1 ;;
     *) echo team/tool:1 ;;
     esac
 }

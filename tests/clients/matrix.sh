@@ -13,7 +13,7 @@ declare -A shown_by=(
     ['mirror without key']='docker.io names by the mirror'
     ['upstream down']='gone: pull by tag'
     ['resume after cut']='cut off: the rest is fetched'
-    ['delete']='delete'
+    ['delete']='delete|delete signatures'
     ['referrers']='referrers as the upstream has them'
 )
 
@@ -26,9 +26,9 @@ cannot() {
     for client in "$@"; do why_not[$column|$client]=$reason; done
 }
 
-cannot 'mirror without key' 'knows no mirrors: its images go by whole names' crane oras helm
+cannot 'mirror without key' 'knows no mirrors: its images go by whole names' crane oras helm cosign
 cannot 'resume after cut' 'begins again with a layer that was cut off' podman buildah skopeo crane oras
-cannot 'resume after cut' 'fetches charts, which are small' helm
+cannot 'resume after cut' 'fetches nothing that is large' helm cosign
 cannot 'delete' 'deletes nothing in a registry' docker podman buildah containerd helm
 cannot 'referrers' 'does not ask for referrers, in this version' docker podman buildah skopeo containerd crane helm
 

@@ -106,6 +106,14 @@ helm_as_printed() {
     type_line tools helm
 }
 
+cosign_as_printed() {
+    local line digest=${digest_of[library/alpine:latest]}
+    crane copy "$entrepot/docker/library/alpine" "$entrepot/docker/team/app"
+    line=$(typed tools cosign)
+    eval "${line/sha256:…/$digest} ${cosign_alone[*]@Q}"
+    cosign_verify true "$entrepot/docker/team/app@$digest"
+}
+
 # k3s makes a hosts.toml of its registries.yaml, in which an address with a path is taken as it is: containerd is given what it makes.
 k3s_as_printed() {
     local endpoint
