@@ -99,6 +99,14 @@ buildah_key_in_mirror() {
     pull_hub_names buildah
 }
 
+buildkit_key_in_mirror() {
+    trap 'stop buildkitd' EXIT
+    buildkit_empty
+    buildkit_mirror "$entrepot/docker"
+    buildkit_start
+    pull_hub_names buildkit
+}
+
 skopeo_key_in_mirror() {
     containers_configuration "$skopeo_home" "$entrepot/docker"
     pull_hub_names skopeo

@@ -29,8 +29,8 @@ cannot() {
 cannot 'mirror without key' 'knows no mirrors: its images go by whole names' crane oras helm cosign
 cannot 'resume after cut' 'begins again with a layer that was cut off' podman buildah skopeo crane oras
 cannot 'resume after cut' 'fetches nothing that is large' helm cosign
-cannot 'delete' 'deletes nothing in a registry' docker podman buildah containerd helm
-cannot 'referrers' 'does not ask for referrers, in this version' docker podman buildah skopeo containerd crane helm
+cannot 'delete' 'deletes nothing in a registry' docker podman buildah containerd helm buildkit
+cannot 'referrers' 'does not ask for referrers, in this version' docker podman buildah skopeo containerd crane helm buildkit
 
 # outcome COLUMN CLIENT: ok, FAILED, or nothing if no row shows it
 outcome() {

@@ -114,6 +114,15 @@ cosign_as_printed() {
     cosign_verify true "$entrepot/docker/team/app@$digest"
 }
 
+buildkit_as_printed() {
+    trap 'stop buildkitd' EXIT
+    buildkit_empty
+    printed buildkit /etc/buildkit/buildkitd.toml | tee "$buildkit_home/buildkitd.toml"
+    buildkit_start
+    pull_hub_names buildkit
+    buildkit_pull "$entrepot/docker/team/tool:1" "${digest_of[team/tool:1]}"
+}
+
 # k3s makes a hosts.toml of its registries.yaml, in which an address with a path is taken as it is: containerd is given what it makes.
 k3s_as_printed() {
     local endpoint
