@@ -6,12 +6,12 @@ columns=('anonymous pull' 'authenticated pull' 'push' 'push denied' 'mirror with
 
 # The rows that show a column: a cell is ok when all of them are that this client has.
 declare -A shown_by=(
-    ['anonymous pull']='login: pull without one'
-    ['authenticated pull']='login: a private image'
+    ['anonymous pull']='login: pull without one|watched: no update, without a login|watched: an update after a push'
+    ['authenticated pull']='login: a private image|watched: a private image'
     ['push']='push|login: push, pull, logout, pull'
     ['push denied']='login: no push without one|login: a private image'
     ['mirror without key']='docker.io names by the mirror'
-    ['upstream down']='gone: pull by tag'
+    ['upstream down']='gone: pull by tag|watched: its upstream is gone'
     ['resume after cut']='cut off: the rest is fetched'
     ['delete']='delete|delete signatures'
     ['referrers']='referrers as the upstream has them'
@@ -26,11 +26,13 @@ cannot() {
     for client in "$@"; do why_not[$column|$client]=$reason; done
 }
 
-cannot 'mirror without key' 'knows no mirrors: its images go by whole names' crane oras helm cosign
+cannot 'mirror without key' 'knows no mirrors: its images go by whole names' crane oras helm cosign watchtower
 cannot 'resume after cut' 'begins again with a layer that was cut off' podman buildah skopeo crane oras
-cannot 'resume after cut' 'fetches nothing that is large' helm cosign
-cannot 'delete' 'deletes nothing in a registry' docker podman buildah containerd helm buildkit
-cannot 'referrers' 'does not ask for referrers, in this version' docker podman buildah skopeo containerd crane helm buildkit
+cannot 'resume after cut' 'fetches nothing that is large' helm cosign watchtower
+cannot 'delete' 'deletes nothing in a registry' docker podman buildah containerd helm buildkit watchtower
+cannot 'referrers' 'does not ask for referrers, in this version' docker podman buildah skopeo containerd crane helm buildkit watchtower
+cannot 'push' 'pushes nothing' watchtower
+cannot 'push denied' 'pushes nothing' watchtower
 
 # outcome COLUMN CLIENT: ok, FAILED, or nothing if no row shows it
 outcome() {

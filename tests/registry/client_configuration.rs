@@ -30,7 +30,8 @@ const SHOWN: &str = "
 With these programs, by `tests/clients/run`, which fails if a cell does not hold any more. They are given what is printed above.
 
 CRI-O reads the file of podman by the library of skopeo, which is given it. k3s is containerd with a file that it makes of its own one: containerd is given that.
-kaniko reaches registries by crane's library: crane is given its arguments.
+kaniko reaches registries by crane's library: crane is given its arguments. Watchtower's successor, `nicholas-fedor/watchtower`, is replayed: with its list of
+types it is told that nothing has changed, as Watchtower is.
 
 ";
 
