@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use entrepot::config::{
-    self, Anonymous, Config, Environment, IssuerKeys, Loaded, Place, Problem, RemoteConfig, RepositoryConfig,
+    self, Anonymous, Config, Credentials, Environment, IssuerKeys, Loaded, Login, Place, Problem, Provider,
+    RemoteConfig, RepositoryConfig,
 };
 use proptest::prelude::*;
 
@@ -56,6 +57,13 @@ fn remote<'a>(config: &'a Config, key: &str) -> &'a RemoteConfig {
     match config.repositories.get(key) {
         Some(RepositoryConfig::Remote(remote)) => remote,
         other => panic!("{key} is {other:?}"),
+    }
+}
+
+fn password(remote: &RemoteConfig) -> &Credentials {
+    match &remote.credentials[0] {
+        Login::Password(credentials) => credentials,
+        Login::Provided(..) => panic!("no password"),
     }
 }
 
@@ -186,7 +194,7 @@ fn the_defaults_of_the_schema_are_the_defaults() {
 fn the_worked_example_loads_as_it_is() {
     let loaded = loaded(EXAMPLE);
     assert_eq!(loaded.warnings, []);
-    assert_eq!(loaded.config.repositories.len(), 5);
+    assert_eq!(loaded.config.repositories.len(), 6);
     assert_eq!(
         remote(&loaded.config, "vendor").stale_if_error,
         Some(Duration::from_secs(7 * 24 * 60 * 60))
@@ -228,7 +236,7 @@ fn the_comments_of_the_worked_example_are_true() {
         .unwrap_or_else(|problems| panic!("{problems:#?}\n{text}"));
     assert_eq!(loaded.config.server.listen.len(), 2);
     let hub = remote(&loaded.config, "docker-hub");
-    let users: Vec<&str> = hub.credentials.iter().map(|one| one.username.as_str()).collect();
+    let users: Vec<&str> = hub.credentials.iter().map(Login::name).collect();
     assert_eq!(users, ["acme", "acme-ci"]);
     let auth = &loaded.config.auth;
     assert_eq!(auth.htpasswd.keys().collect::<Vec<_>>(), ["ada"]);
@@ -348,6 +356,7 @@ fn every_kind_of_mistake_has_its_words() {
         "repositories: { a: { type: remote, url: 'https://a.b', credentials: { password: '', username: '' } } }",
         "repositories: { a: { type: remote, url: 'https://a.b', credentials: { username: a, password: b, password_file: c } } }",
         "repositories: { a: { type: remote, url: 'https://a.b', credentials: { username: a, password_file: nowhere } } }",
+        "repositories: { a: { type: remote, url: 'https://a.b', credentials: [ecr, { from: ecr-public, username: a }, ecr, azure, { from: hub }, hunter2] } }",
         "repositories: { a: { type: remote, url: 'https://a.b', token_realms: [c.d, C.D, 'https://e'], connect_timeout: 0s } }",
         "repositories: { a: { type: remote, url: 'https://a.b', mirrors: ['https://a.b', 'http://c.d', 'https://e.f', 'https://e.f', g], include: ['a[', ''], platforms: [amd64] } }",
         "repositories: { a: { type: remote, url: 'https://a.b', credentials: [], cache: { max_size: 0, unused: 5d }, rate_limit: { reserve: -1 }, hold: long, fetch_parts: 0 } }",
@@ -455,7 +464,7 @@ repositories:
     assert_eq!(config.server.limits.uploads, 7);
     let b = remote(&config, "b");
     assert_eq!(b.url.as_str(), "https://r.example/x");
-    assert_eq!(b.credentials[0].password.reveal(), "12345");
+    assert_eq!(password(b).password.reveal(), "12345");
     assert!(!format!("{config:?}").contains("12345"));
 }
 
@@ -527,7 +536,7 @@ repositories:
     assert_eq!(addresses, ["0.0.0.0:2".parse().unwrap(), "0.0.0.0:3".parse().unwrap()]);
     assert_eq!(config.server.limits.uploads, 5);
     assert_eq!(config.auth.anonymous, Anonymous::Pull);
-    let credentials = &remote(&config, "docker-hub").credentials[0];
+    let credentials = password(remote(&config, "docker-hub"));
     assert_eq!(
         (credentials.username.as_str(), credentials.password.reveal()),
         ("007", "x: [${y} #z")
@@ -619,6 +628,27 @@ fn a_report_gives_no_password_away() {
 }
 
 #[test]
+fn what_a_cloud_gives_is_said_in_one_word() {
+    let text = "\
+repositories:
+  a: { type: remote, url: 'https://123456789012.dkr.ecr.eu-west-1.amazonaws.com', credentials: ecr }
+  b: { type: remote, url: 'https://public.ecr.aws', credentials: [{ from: ecr-public }, { username: u, password: p }] }
+";
+    let variables = [("AWS_SECRET_ACCESS_KEY", "hunter2")];
+    let config = load_with(text, &variables)
+        .unwrap_or_else(|problems| panic!("{problems:#?}"))
+        .config;
+    let environment: Environment = variables.into_iter().collect();
+    assert_eq!(
+        remote(&config, "a").credentials,
+        [Login::Provided(Provider::Ecr, environment)]
+    );
+    let names: Vec<&str> = remote(&config, "b").credentials.iter().map(Login::name).collect();
+    assert_eq!(names, ["ecr-public", "u"]);
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[test]
 fn files_are_found_beside_the_configuration() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("repositories.yml");
@@ -637,7 +667,7 @@ repositories:
         fs::write(directory.path().join(file), content).unwrap();
     }
     let loaded = config::load(&path, &environment).unwrap();
-    let credentials = remote(&loaded.config, "a").credentials[0].clone();
+    let credentials = password(remote(&loaded.config, "a"));
     assert_eq!(credentials.password.reveal(), "hunter2");
     assert_eq!(loaded.config.storage.path, directory.path().join("data"));
     let files = ["tls/a.crt", "tls/a.key", "secret"].map(|file| directory.path().join(file));

@@ -21,7 +21,9 @@ use super::node::At;
 use super::scalar::{Count, Size, Time, Timeout};
 use super::spelling::nearest;
 use super::units::excerpt;
-use super::{Config, GcConfig, Listen, RepositoryConfig, ScrubConfig, ServerConfig, Share, StorageConfig, TlsConfig};
+use super::{
+    Config, Environment, GcConfig, Listen, RepositoryConfig, ScrubConfig, ServerConfig, Share, StorageConfig, TlsConfig,
+};
 use crate::oci::RepositoryKey;
 
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 5000);
@@ -48,9 +50,15 @@ const LIMITS: super::Limits = super::Limits {
 };
 
 /// Turns what is written into what is meant. What is wrong with it is in the findings afterwards.
-pub(super) fn check(written: &Written, directory: &Path, findings: &Findings) -> (Config, Vec<PathBuf>) {
+pub(super) fn check(
+    written: &Written,
+    directory: &Path,
+    environment: &Environment,
+    findings: &Findings,
+) -> (Config, Vec<PathBuf>) {
     let mut checker = Checker {
         directory,
+        environment,
         findings,
         kinds: kinds(&written.repositories),
         files: Vec::new(),
@@ -91,6 +99,8 @@ fn kinds(repositories: &Field<Entries<Repository>>) -> BTreeMap<&str, Kind<'_>> 
 struct Checker<'a> {
     /// What relative paths are relative to.
     directory: &'a Path,
+    /// What lets us in with a cloud may come from.
+    environment: &'a Environment,
     findings: &'a Findings,
     kinds: BTreeMap<&'a str, Kind<'a>>,
     /// The files that belong to the configuration.

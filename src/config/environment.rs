@@ -1,6 +1,7 @@
 //! What the environment adds to a configuration: `${NAME}` in its texts, and `ENTREPOT__…` for its keys.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::findings::{Finding, Findings};
 use super::locate;
@@ -11,8 +12,15 @@ use super::units::{Complaint, excerpt};
 const PREFIX: &str = "ENTREPOT__";
 
 /// The variables that a configuration may use. A copy, so that nothing depends on what the process's own are.
-#[derive(Clone, Default)]
-pub struct Environment(BTreeMap<String, String>);
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Environment(Arc<BTreeMap<String, String>>);
+
+/// Some of them are secrets.
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Environment(…)")
+    }
+}
 
 impl Environment {
     /// Those of this process that are text.
@@ -22,7 +30,8 @@ impl Environment {
         texts.collect()
     }
 
-    fn get(&self, name: &str) -> Option<&str> {
+    /// What a variable says.
+    pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
@@ -35,12 +44,8 @@ impl Environment {
 
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
-        Self(
-            variables
-                .into_iter()
-                .map(|(name, value)| (name.into(), value.into()))
-                .collect(),
-        )
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        Self(Arc::new(variables.collect()))
     }
 }
 

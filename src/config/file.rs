@@ -466,8 +466,10 @@ pub(super) struct ClientTls {
 /// A user and a password; the password is here or in a file.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["username"]))]
+#[schemars(transform = schema::or_provider)]
 pub(super) struct Credentials {
+    /// The cloud that gives us what lets us in; as the only key, it can be written alone.
+    pub(super) from: Field<Provider>,
     /// The user.
     pub(super) username: Field<String>,
     /// The password; better `${NAME}` than the password itself.
@@ -475,6 +477,19 @@ pub(super) struct Credentials {
     /// A file with the password and nothing else; a relative path is relative to this file.
     pub(super) password_file: Field<String>,
 }
+
+/// Who gives us what lets us in.
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Provider {
+    /// Amazon ECR: a token that is fetched with AWS's usual credentials, and renewed.
+    Ecr,
+    /// Amazon's public registry, in the same way.
+    EcrPublic,
+}
+
+/// The words for [`Provider`].
+pub(super) const PROVIDERS: [&str; 2] = ["ecr", "ecr-public"];
 
 /// An ordered list of other repositories behind one key.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -504,8 +519,13 @@ pub(super) struct Member {
 }
 
 /// The structures that can be written as the value of one of their keys.
-pub(super) fn short_form(structure: &str) -> Option<&'static str> {
+pub(super) fn short_form(structure: &str, content: &Content) -> Option<&'static str> {
     match structure {
+        "Credentials" => match content {
+            // Nothing else: it may be a password in the wrong place, and is not to be shown.
+            Content::Text(text) if PROVIDERS.contains(&text.as_str()) => Some("from"),
+            _ => None,
+        },
         "Listen" => Some("address"),
         "Member" => Some("repository"),
         _ => None,
@@ -516,7 +536,7 @@ pub(super) fn short_form(structure: &str) -> Option<&'static str> {
 pub(super) const NOT_YET: &[(&str, &[&str])] = &[("Written", &["webhooks"]), ("Storage", &["blobs", "index"])];
 
 /// Words that will stand for a structure.
-const NOT_YET_WRITTEN: &[(&str, &[&str])] = &[("Credentials", &["ecr", "ecr-public", "gcp", "azure", "docker-config"])];
+const NOT_YET_WRITTEN: &[(&str, &[&str])] = &[("Credentials", &["gcp", "azure", "docker-config"])];
 
 /// Says so when a value is a form of this structure that is to come.
 pub(super) fn later_form(structure: &str, content: &Content) -> Option<String> {

@@ -49,7 +49,9 @@ pub fn load_text(name: &str, text: &str, directory: &Path, environment: &Environ
     environment::substitute(&mut root, environment, &findings);
     let variables = environment::set_keys(&mut root, environment, &findings);
     let written: Field<Written> = read::read(&root, &findings);
-    let checked = written.get().map(|written| check::check(written, directory, &findings));
+    let checked = written
+        .get()
+        .map(|written| check::check(written, directory, environment, &findings));
     let (problems, warnings) = findings.tell(&source, &variables);
     match checked {
         Some((config, files)) if problems.is_empty() => Ok(Loaded {

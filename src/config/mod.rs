@@ -7,6 +7,7 @@
 //! into what is meant. Nothing stops at a mistake; `findings` collects them, and [`Problem`] is one of them with file,
 //! line and column.
 
+mod amazon;
 mod check;
 mod environment;
 mod field;
@@ -14,6 +15,7 @@ mod file;
 mod findings;
 mod load;
 mod locate;
+mod login;
 mod mask;
 mod node;
 mod problem;
@@ -25,8 +27,10 @@ pub mod secret;
 mod spelling;
 mod units;
 
+pub use amazon::{AmazonRegistry, suffix_of as amazon_suffix_of};
 pub use environment::Environment;
 pub use load::{EMBEDDED, Loaded, load, load_text};
+pub use login::{Login, Provider};
 pub use problem::{Place, Problem};
 pub use schema::schema;
 pub use secret::Secret;
@@ -359,7 +363,7 @@ pub struct RemoteConfig {
     /// Other registries with the same images, asked before the upstream, in this order. Shown no credentials.
     pub mirrors: Vec<Url>,
     /// What we show the upstream to be let in: used in turn as their budgets run out.
-    pub credentials: Vec<Credentials>,
+    pub credentials: Vec<Login>,
     /// Hosts, other than the upstream's own, whose token endpoint may be shown the credentials: `host` or `host:port`.
     pub token_realms: Vec<String>,
     /// Only these images are asked for; all, when empty.

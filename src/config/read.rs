@@ -241,12 +241,11 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         match &self.node.content {
             Content::Nothing => self.visit_entries(Vec::new(), visitor),
             Content::Map(entries) => self.visit_entries(self.known_entries(name, fields, entries), visitor),
-            content if !matches!(content, Content::List(_)) && file::short_form(name).is_some() => {
-                visitor.visit_map(Short {
-                    key: file::short_form(name),
+            content if !matches!(content, Content::List(_)) && file::short_form(name, content).is_some() => visitor
+                .visit_map(Short {
+                    key: file::short_form(name, content),
                     reader: self,
-                })
-            }
+                }),
             content => {
                 if let Some(message) = file::later_form(name, content) {
                     return Err(Mistake::new(message, None));

@@ -6,7 +6,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::field::{Entries, Field, OneOrMore};
-use super::file::Written;
+use super::file::{PROVIDERS, Written};
 
 /// The JSON Schema (draft 2020-12) of `repositories.yml`.
 pub fn schema() -> String {
@@ -33,7 +33,9 @@ pub(super) fn keys(structure: &str) -> Vec<String> {
     let found = match (structure, variant) {
         ("Written", _) => root.get("properties"),
         (_, Some(variant)) => variant.get("properties"),
-        (_, None) => root.pointer(&format!("/$defs/{structure}/properties")),
+        (_, None) => ["properties", "anyOf/1/properties"]
+            .iter()
+            .find_map(|place| root.pointer(&format!("/$defs/{structure}/{place}"))),
     };
     let properties = found.and_then(|properties| properties.as_object());
     properties
@@ -45,6 +47,16 @@ pub(super) fn keys(structure: &str) -> Vec<String> {
 pub(super) fn or_text(schema: &mut Schema) {
     let whole = std::mem::take(schema);
     *schema = json_schema!({ "anyOf": [{ "type": "string" }, whole] });
+}
+
+/// Credentials: a user, or who gives us one, which can also be written as one word.
+pub(super) fn or_provider(schema: &mut Schema) {
+    let mut whole = std::mem::take(schema);
+    whole.insert(
+        "oneOf".to_owned(),
+        serde_json::json!([{ "required": ["username"] }, { "required": ["from"] }]),
+    );
+    *schema = json_schema!({ "anyOf": [{ "enum": PROVIDERS }, whole] });
 }
 
 impl<T: JsonSchema> JsonSchema for Field<T> {

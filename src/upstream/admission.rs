@@ -47,6 +47,18 @@ pub(super) struct Visit<'a> {
     /// Which of the credentials is shown.
     pub(super) who: usize,
     token_calls: u32,
+    /// Whether what lets us in was fetched anew because it was refused: not twice.
+    is_renewed: bool,
+}
+
+impl Pass {
+    fn basic(header: HeaderValue) -> Self {
+        Self {
+            header,
+            key: None,
+            is_fresh: true,
+        }
+    }
 }
 
 impl<'a> Visit<'a> {
@@ -56,6 +68,7 @@ impl<'a> Visit<'a> {
             deadline,
             who,
             token_calls: 0,
+            is_renewed: false,
         }
     }
 }
@@ -75,7 +88,7 @@ impl Admission {
     /// What to bring along to the first request of a question.
     pub(super) async fn in_advance(&self, visit: &mut Visit<'_>) -> Result<Option<Pass>, Error> {
         if self.is_basic.load(Ordering::Relaxed) {
-            return Ok(self.basic(visit.who));
+            return self.basic(visit).await;
         }
         let Some(bearer) = self.met.get(visit.scope) else {
             return Ok(None);
@@ -97,10 +110,13 @@ impl Admission {
     ) -> Result<Option<Pass>, Error> {
         for challenge in challenge::read(refusal.headers()) {
             let pass = match challenge {
-                Challenge::Basic if refusal.is_foreign || shown.is_some_and(|pass| pass.key.is_none()) => None,
+                Challenge::Basic if refusal.is_foreign => None,
+                Challenge::Basic if shown.is_some_and(|pass| pass.key.is_none()) => {
+                    self.after_forbidden(shown, visit).await
+                }
                 Challenge::Basic => {
                     self.is_basic.store(true, Ordering::Relaxed);
-                    self.basic(visit.who)
+                    self.basic(visit).await?
                 }
                 Challenge::Bearer(bearer) => self.token(&bearer, refusal.is_foreign, shown, visit).await?,
             };
@@ -116,12 +132,23 @@ impl Admission {
         self.is_basic.load(Ordering::Relaxed)
     }
 
-    fn basic(&self, who: usize) -> Option<Pass> {
-        Some(Pass {
-            header: self.keyring.basic(who)?,
-            key: None,
-            is_fresh: true,
-        })
+    async fn basic(&self, visit: &Visit<'_>) -> Result<Option<Pass>, Error> {
+        let header = self.keyring.basic(visit.who, visit.deadline).await?;
+        Ok(header.map(Pass::basic))
+    }
+
+    /// What to show once more after Basic was refused: what lets us in, fetched anew, if it is given for a while.
+    pub(super) async fn after_forbidden(&self, shown: Option<&Pass>, visit: &mut Visit<'_>) -> Option<Pass> {
+        let shown = shown.filter(|pass| pass.key.is_none())?;
+        let header = self.renewed(&shown.header, visit).await?;
+        Some(Pass::basic(header))
+    }
+
+    async fn renewed(&self, refused: &HeaderValue, visit: &mut Visit<'_>) -> Option<HeaderValue> {
+        if std::mem::replace(&mut visit.is_renewed, true) {
+            return None;
+        }
+        self.keyring.instead_of(visit.who, refused, visit.deadline).await
     }
 
     /// A token for a challenge, kept or fetched. A host that a redirect led to (`is_foreign`) may ask for one too; it
@@ -138,14 +165,10 @@ impl Admission {
                 "its token endpoint is http although it is https itself".to_owned(),
             ));
         }
-        let authorization = if is_foreign {
-            None
-        } else {
-            self.keyring.for_realm(&self.repository, &bearer.realm, visit.who)
-        };
+        let may_see = !is_foreign && self.keyring.may_see(&self.repository, &bearer.realm, visit.who);
         let key = Key {
             url: bearer.token_url(visit.scope),
-            credentials: authorization.is_some().then_some(visit.who),
+            credentials: may_see.then_some(visit.who),
         };
         if let Some(shown) = shown.filter(|pass| pass.key.as_ref() == Some(&key)) {
             if shown.is_fresh {
@@ -164,7 +187,19 @@ impl Admission {
             return Ok(None);
         }
         visit.token_calls += 1;
-        let token = self.tokens.fetch(key.clone(), authorization, visit.deadline).await?;
+        let authorization = if may_see {
+            self.keyring.basic(visit.who, visit.deadline).await?
+        } else {
+            None
+        };
+        let first = self.tokens.fetch(key.clone(), authorization.clone(), visit.deadline);
+        let mut fetched = first.await;
+        if let (Err(Error::Refused { .. }), Some(refused)) = (&fetched, authorization)
+            && let Some(fresh) = self.renewed(&refused, visit).await
+        {
+            fetched = self.tokens.fetch(key.clone(), Some(fresh), visit.deadline).await;
+        }
+        let token = fetched?;
         if !is_foreign {
             self.is_basic.store(false, Ordering::Relaxed);
             self.met.insert(Arc::clone(visit.scope), bearer.clone());

@@ -9,13 +9,25 @@
 //! public suffix list says, its private section too, and [`SHARED`] for registries: `evil.azurecr.io` is not the neighbour
 //! of `me.azurecr.io`.
 
+mod amazon;
+mod calls;
+mod ecr;
+mod renewed;
+
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine as _;
+use futures_util::FutureExt as _;
 use http::HeaderValue;
+use tokio::time::Instant;
 use url::{Host, Url};
 
-use crate::config::{Credentials, RemoteConfig};
+use super::Error;
+use crate::config::{AmazonRegistry, Environment, Login, Provider, RemoteConfig};
+use calls::Caller;
+use ecr::Ecr;
+use renewed::Renewed;
 
 /// Domains of clouds whose customers each get a name below them, and which the public suffix list does not have: nobody
 /// is a neighbour there.
@@ -35,9 +47,17 @@ const SHARED: [&str; 13] = [
     "windows.net",
 ];
 
+/// What lets us in with one of the credentials.
+enum Way {
+    /// Written down, so always the same. `None` if it cannot be sent.
+    Fixed(Option<HeaderValue>),
+    /// Given to us for a while.
+    Renewed(Renewed),
+}
+
 /// The credentials of one remote, and where they may go.
 pub(super) struct Keyring {
-    credentials: Vec<Credentials>,
+    ways: Vec<Way>,
     registry: Url,
     realms: Vec<String>,
     warned: AtomicBool,
@@ -45,35 +65,50 @@ pub(super) struct Keyring {
 
 impl Keyring {
     /// `registry` is where the requests go, which for Docker Hub is not what the configuration says.
-    pub(super) fn new(config: &RemoteConfig, registry: Url) -> Self {
-        Self {
-            credentials: config.credentials.clone(),
-            registry,
+    pub(super) fn new(repository: &str, config: &RemoteConfig, registry: Url) -> Result<Self, Error> {
+        let way = |login: &Login| match login {
+            Login::Password(known) => Ok(Way::Fixed(basic(&known.username, known.password.reveal()))),
+            Login::Provided(provider, environment) => {
+                provided(*provider, environment, repository, config, &registry).map(Way::Renewed)
+            }
+        };
+        let ways: Result<Vec<Way>, Error> = config.credentials.iter().map(way).collect();
+        Ok(Self {
+            ways: ways?,
             realms: config
                 .token_realms
                 .iter()
                 .map(|realm| realm.to_ascii_lowercase())
                 .collect(),
             warned: AtomicBool::new(false),
-        }
+            registry,
+        })
     }
 
     /// `Authorization: Basic …` of one of them, for the registry itself. `None` without credentials.
-    pub(super) fn basic(&self, who: usize) -> Option<HeaderValue> {
-        let credentials = self.credentials.get(who)?;
-        let plain = format!("{}:{}", credentials.username, credentials.password.reveal());
-        let text = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(plain));
-        let mut value = HeaderValue::try_from(text).ok()?;
-        value.set_sensitive(true);
-        Some(value)
+    pub(super) async fn basic(&self, who: usize, deadline: Instant) -> Result<Option<HeaderValue>, Error> {
+        match self.ways.get(who) {
+            None => Ok(None),
+            Some(Way::Fixed(value)) => Ok(value.clone()),
+            Some(Way::Renewed(renewed)) => renewed.get(deadline).await.map(Some),
+        }
     }
 
-    /// The same for a token endpoint, if it is one of those that may see it; otherwise it is asked anonymously, and
-    /// the log says so once.
-    pub(super) fn for_realm(&self, repository: &str, realm: &Url, who: usize) -> Option<HeaderValue> {
-        let basic = self.basic(who)?;
+    /// Another one in the place of one that was refused. `None` if it is not that it was too old.
+    pub(super) async fn instead_of(&self, who: usize, refused: &HeaderValue, deadline: Instant) -> Option<HeaderValue> {
+        match self.ways.get(who)? {
+            Way::Fixed(_) => None,
+            Way::Renewed(renewed) => renewed.instead_of(refused, deadline).await,
+        }
+    }
+
+    /// Whether a token endpoint may see them; otherwise it is asked anonymously, and the log says so once.
+    pub(super) fn may_see(&self, repository: &str, realm: &Url, who: usize) -> bool {
+        if who >= self.ways.len() {
+            return false;
+        }
         if self.trusts(realm) {
-            return Some(basic);
+            return true;
         }
         if !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
@@ -84,7 +119,7 @@ impl Keyring {
                  right, list it in token_realms"
             );
         }
-        None
+        false
     }
 
     /// Whether an address may be asked at all: never in the clear on behalf of an upstream that is not.
@@ -107,6 +142,41 @@ impl Keyring {
             .any(|listed| listed == host || Some(listed) == with_port.as_ref());
         is_registry || is_neighbour || is_listed
     }
+}
+
+/// What the word in the configuration stands for.
+fn provided(
+    provider: Provider,
+    environment: &Environment,
+    repository: &str,
+    config: &RemoteConfig,
+    registry: &Url,
+) -> Result<Renewed, Error> {
+    let found = match provider {
+        Provider::Ecr => AmazonRegistry::private(registry),
+        Provider::EcrPublic => AmazonRegistry::public(registry),
+    };
+    let amazon = found.map_err(|reason| Error::Configuration {
+        key: format!("repositories.{repository}.credentials"),
+        reason: format!("`{}` cannot be shown there: {reason}", provider.name()),
+    })?;
+    let caller = Arc::new(Caller::new(config)?);
+    let ecr = Ecr::new(amazon, environment.clone(), caller);
+    let ecr = Arc::new(ecr);
+    let fetch = move || {
+        let ecr = Arc::clone(&ecr);
+        async move { ecr.fetch().await }.boxed()
+    };
+    Ok(Renewed::new(repository, provider.name(), Box::new(fetch)))
+}
+
+/// `Authorization: Basic …`. `None` if it cannot be sent.
+fn basic(username: &str, password: &str) -> Option<HeaderValue> {
+    let plain = format!("{username}:{password}");
+    let text = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(plain));
+    let mut value = HeaderValue::try_from(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Whether two hosts are names of one domain that somebody has registered. Addresses are names of nothing, and below an
@@ -133,17 +203,17 @@ fn registrable(name: &str) -> Option<&str> {
 mod tests {
     use super::super::tests::remote;
     use super::*;
-    use crate::config::Secret;
+    use crate::config::{Credentials, Secret};
 
     fn keyring(registry: &str, realms: &[&str]) -> Keyring {
         let mut config = remote(registry);
         config.token_realms = realms.iter().map(ToString::to_string).collect();
-        config.credentials.push(Credentials {
+        config.credentials.push(Login::Password(Credentials {
             username: "ada".to_owned(),
             password: Secret::new("lovelace"),
-        });
+        }));
         let registry = config.url.clone();
-        Keyring::new(&config, registry)
+        Keyring::new("r", &config, registry).expect("a keyring")
     }
 
     #[test]
@@ -183,7 +253,7 @@ mod tests {
             (&plain, "https://localhost:5000/token", true),
         ] {
             let realm: Url = realm.parse().expect("a URL");
-            assert_eq!(keyring.for_realm("r", &realm, 0).is_some(), sees, "{realm}");
+            assert_eq!(keyring.may_see("r", &realm, 0), sees, "{realm}");
         }
     }
 
@@ -228,14 +298,19 @@ mod tests {
             ),
         ] {
             let url: Url = realm.parse().expect("a URL");
-            let seen = keyring(registry, &[]).for_realm("r", &url, 0).is_some();
-            assert_eq!(seen, sees, "{registry} -> {realm}");
+            assert_eq!(
+                keyring(registry, &[]).may_see("r", &url, 0),
+                sees,
+                "{registry} -> {realm}"
+            );
         }
     }
 
     #[test]
     fn the_header_is_what_the_specification_says_and_is_not_printed() {
-        let value = keyring("https://r.example.com", &[]).basic(0).expect("credentials");
+        let Some(Way::Fixed(Some(value))) = keyring("https://r.example.com", &[]).ways.pop() else {
+            panic!("no password");
+        };
         assert_eq!(value.to_str().expect("text"), "Basic YWRhOmxvdmVsYWNl");
         assert!(!format!("{value:?}").contains("YWRh"));
     }

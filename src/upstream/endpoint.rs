@@ -105,7 +105,7 @@ impl Endpoint {
         let health = Health::new(repository, config, is_mirror, Arc::clone(metrics));
         let sender = Arc::new(Sender::new(repository, config, health, Arc::clone(metrics))?);
         let tokens = Tokens::new(Arc::clone(&sender));
-        let keyring = Keyring::new(config, base.clone());
+        let keyring = Keyring::new(repository.as_str(), config, base.clone())?;
         Ok(Self {
             repository: repository.clone(),
             host,
@@ -270,6 +270,16 @@ impl Endpoint {
             };
             let mut response = self.sender.follow(request, Role::Registry, deadline).await?;
             response.is_foreign |= is_foreign;
+            if response.status() == 403 && !response.is_foreign {
+                // Some say so of what has run out.
+                pass = match self.admission.after_forbidden(pass.as_ref(), &mut visit).await {
+                    None => return Ok(response),
+                    fresh => fresh,
+                };
+                url = place.url.clone();
+                response.drain().await;
+                continue;
+            }
             if response.status() != 401 {
                 return Ok(response);
             }

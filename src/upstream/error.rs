@@ -72,6 +72,9 @@ pub enum Error {
         /// The status.
         status: u16,
     },
+    /// What lets us in cannot be had from who gives it to us.
+    #[error("is not asked, because there are no credentials for it: {0}")]
+    Credentials(String),
     /// A 5xx.
     #[error("is failing ({status})")]
     Failing {
@@ -116,6 +119,7 @@ impl Error {
                 | Self::Busy
                 | Self::Open { .. }
                 | Self::RateLimited { .. }
+                | Self::Credentials(_)
                 | Self::Failing { .. }
                 | Self::Slow { .. }
         )
@@ -131,6 +135,7 @@ impl Error {
                 | Self::Timeout(_)
                 | Self::Busy
                 | Self::Open { .. }
+                | Self::Credentials(_)
                 | Self::Failing { .. }
         )
     }

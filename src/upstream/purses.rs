@@ -171,7 +171,7 @@ impl Purses {
         is_mirror: bool,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let mut names: Vec<String> = config.credentials.iter().map(|own| own.username.clone()).collect();
+        let mut names: Vec<String> = config.credentials.iter().map(|own| own.name().to_owned()).collect();
         if names.is_empty() {
             names.push(ANONYMOUS.to_owned());
         }

@@ -1,4 +1,4 @@
-//! One exchange with an upstream and the redirects it leads to: the only file that calls the HTTP client.
+//! One exchange with an upstream and the redirects it leads to: the only file that sends it a request.
 //!
 //! Redirects are followed by hand, because what may go along on the way is not the client's to decide: see
 //! [`Sender::follow`].

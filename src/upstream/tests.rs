@@ -79,10 +79,11 @@ fn urls_that_cannot_be_asked_are_refused() {
 #[test]
 fn nothing_printed_holds_a_secret() {
     let mut config = remote("https://r.example.com");
-    config.credentials.push(crate::config::Credentials {
+    let login = crate::config::Credentials {
         username: "ada".to_owned(),
         password: crate::config::Secret::new("lovelace"),
-    });
+    };
+    config.credentials.push(login.into());
     let key = "remote".parse().expect("a key");
     let metrics = Arc::new(Metrics::new().expect("metrics"));
     let upstream = Upstream::new(&key, &config, 1, metrics).expect("an upstream");

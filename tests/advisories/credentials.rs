@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use entrepot::config::{Credentials, RemoteConfig, Secret};
+use entrepot::config::RemoteConfig;
 use entrepot::oci::{Digest, ImageName, Reference};
 use entrepot::telemetry::Metrics;
 use entrepot::upstream::{Error, Range, Upstream};
@@ -10,7 +10,7 @@ use entrepot::upstream::{Error, Range, Upstream};
 use crate::in_front_of;
 use crate::support::remote::pulling;
 use crate::support::tls::{Authority, Wants};
-use crate::support::upstream::{ALWAYS, Act, Server, behind_tls, credentials, digest, noise, remote};
+use crate::support::upstream::{ALWAYS, Act, Server, behind_tls, credentials, digest, login, noise, remote};
 
 const BASIC: &str = "Basic YWRhOmxvdmVsYWNl";
 
@@ -265,10 +265,7 @@ async fn angos_1_4_5_a_token_belongs_to_the_credential_that_it_was_given_for() {
     server.demand_bearer(&server);
     server.count_pulls(1);
     let mut config = trusting(&server);
-    config.credentials.push(Credentials {
-        username: "eve".to_owned(),
-        password: Secret::new("other"),
-    });
+    config.credentials.push(login("eve", "other"));
     let upstream = upstream(&config);
     assert!(pull(&upstream, "v1").await.unwrap().is_some());
     assert!(pull(&upstream, "v2").await.unwrap().is_some(), "the other one pays");

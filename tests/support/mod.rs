@@ -8,6 +8,7 @@
     reason = "every test file is a crate of its own and uses a part of this"
 )]
 
+pub mod cloud;
 pub mod directory;
 pub mod issuer;
 pub mod proxy;

@@ -167,6 +167,10 @@ impl Shared {
         let request = lines.join("\r\n").replacen(target, path, 1) + "\r\n\r\n";
         let mut inside = BufReader::new(inside);
         inside.write_all(request.as_bytes()).await?;
+        let length = field(head, "content-length").and_then(|length| length.parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        client.read_exact(&mut body).await?;
+        inside.write_all(&body).await?;
         let answer = self::head(&mut inside).await?.unwrap_or_default();
         client.write_all(format!("{answer}\r\n\r\n").as_bytes()).await?;
         let length = field(&answer, "content-length").and_then(|length| length.parse().ok());

@@ -72,6 +72,11 @@ impl Authority {
 
     /// A port in front of a server, under this name or address.
     pub async fn front(&self, server: &Server, name: &str, wants: Wants) -> Front {
+        self.front_of(server.host(), name, wants).await
+    }
+
+    /// The same in front of whatever is at this address.
+    pub async fn front_of(&self, server: String, name: &str, wants: Wants) -> Front {
         let (certificate, key) = self.issue(name);
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
@@ -94,7 +99,7 @@ impl Authority {
         let port = listener.local_addr().unwrap().port();
         let shown = Arc::new(AtomicU64::new(0));
         let mut running = JoinSet::new();
-        running.spawn(pass(listener, Arc::new(config), server.host(), Arc::clone(&shown)));
+        running.spawn(pass(listener, Arc::new(config), server, Arc::clone(&shown)));
         Front {
             port,
             shown,

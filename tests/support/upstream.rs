@@ -631,7 +631,8 @@ impl Shared {
 
     fn answer(&self, request: &Seen, acts: &[Act]) -> Answer {
         let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
-        if path == "/token" {
+        // Amazon's public registry has a slash there.
+        if path.trim_end_matches('/') == "/token" {
             return self.token(request);
         }
         let Some(rest) = path.strip_prefix("/v2/") else {
@@ -940,11 +941,16 @@ pub fn remote(server: &Server) -> entrepot::config::RemoteConfig {
 }
 
 /// Credentials that no other host may ever see.
-pub fn credentials() -> entrepot::config::Credentials {
-    entrepot::config::Credentials {
-        username: "ada".to_owned(),
-        password: entrepot::config::Secret::new("lovelace"),
-    }
+pub fn credentials() -> entrepot::config::Login {
+    login("ada", "lovelace")
+}
+
+/// A user and password.
+pub fn login(username: &str, password: &str) -> entrepot::config::Login {
+    entrepot::config::Login::Password(entrepot::config::Credentials {
+        username: username.to_owned(),
+        password: entrepot::config::Secret::new(password),
+    })
 }
 
 /// A port in front of a server that speaks TLS, with a certificate that nobody vouches for. Ends with the set.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use url::Url;
 
 use super::super::field::{Field, OneOrMore};
 use super::super::file;
 use super::super::findings::Finding;
 use super::super::node::At;
 use super::super::units::excerpt;
-use super::super::{ClientTls, Credentials, Secret};
+use super::super::{ClientTls, Credentials, Login, Provider, Secret};
 use super::{Checker, describe};
 
 /// Longer than any password, and than the tokens that stand for one.
@@ -21,8 +22,12 @@ const LONGEST_PASSWORD: u64 = 64 << 10;
 const LONGEST_PEM: u64 = 4 << 20;
 
 impl Checker<'_> {
-    /// One or several users and passwords.
-    pub(super) fn all_credentials(&mut self, written: &Field<OneOrMore<file::Credentials>>) -> Vec<Credentials> {
+    /// What lets us in at an upstream, one way or several.
+    pub(super) fn all_credentials(
+        &mut self,
+        written: &Field<OneOrMore<file::Credentials>>,
+        upstream: Option<&Url>,
+    ) -> Vec<Login> {
         let Some((at, all)) = written.with_place() else {
             return Vec::new();
         };
@@ -32,20 +37,46 @@ impl Checker<'_> {
                 "an empty list: without this key, the upstream is asked anonymously",
             ));
         }
-        let mut known: Vec<Credentials> = Vec::new();
+        let mut known: Vec<Login> = Vec::new();
         for (at, written) in all.0.iter().filter_map(Field::with_place) {
-            let Some(credentials) = self.credentials(at, written) else {
+            let Some(login) = self.login(at, written, upstream) else {
                 continue;
             };
-            if known.iter().any(|other| other.username == credentials.username) {
+            if known.iter().any(|other| other.name() == login.name()) {
                 self.problem(Finding::new(
                     at,
-                    format!("`{}` is in the list already", excerpt(&credentials.username)),
+                    format!("`{}` is in the list already", excerpt(login.name())),
                 ));
             }
-            known.push(credentials);
+            known.push(login);
         }
         known
+    }
+
+    fn login(&mut self, at: At, written: &file::Credentials, upstream: Option<&Url>) -> Option<Login> {
+        if written.from.is_absent() {
+            return self.credentials(at, written).map(Login::Password);
+        }
+        let (_, provider) = written.from.with_place()?;
+        let provider = match provider {
+            file::Provider::Ecr => Provider::Ecr,
+            file::Provider::EcrPublic => Provider::EcrPublic,
+        };
+        let others = [&written.username, &written.password, &written.password_file];
+        if others.into_iter().any(|other| !other.is_absent()) {
+            let name = provider.name();
+            self.problem(
+                Finding::new(at, format!("`{name}` knows its user and password itself"))
+                    .hint(format!("`credentials: {name}` is all there is to say")),
+            );
+        }
+        if let Some(objection) = upstream.and_then(|upstream| provider.objection(upstream)) {
+            self.problem(Finding::new(
+                at,
+                format!("`{}` is for another registry: {objection}", provider.name()),
+            ));
+        }
+        Some(Login::Provided(provider, self.environment.clone()))
     }
 
     fn credentials(&mut self, at: At, written: &file::Credentials) -> Option<Credentials> {

@@ -21,7 +21,7 @@ impl Checker<'_> {
         defaults: Option<&Defaults>,
     ) -> Option<RemoteConfig> {
         let insecure = self.insecure(written);
-        let credentials = self.all_credentials(&written.credentials);
+        let credentials = self.all_credentials(&written.credentials, written.url.get().map(|url| &url.0));
         let ca = written
             .ca
             .with_place()

@@ -3,22 +3,19 @@
 use std::time::Duration;
 
 use entrepot::cache::Outcome;
-use entrepot::config::{Credentials, RemoteConfig, Secret};
+use entrepot::config::{Login, RemoteConfig};
 use entrepot::upstream::Error;
 
 use super::super::support::remote::{Remote, again, pulling};
-use super::super::support::upstream::{Act, Server, noise, remote};
+use super::super::support::upstream::{Act, Server, login, noise, remote};
 use super::{asking, manifest, pull};
 
 const IMAGES: usize = 50;
 
-fn users(names: &[(&str, &str)]) -> Vec<Credentials> {
+fn users(names: &[(&str, &str)]) -> Vec<Login> {
     names
         .iter()
-        .map(|(username, password)| Credentials {
-            username: (*username).to_owned(),
-            password: Secret::new(*password),
-        })
+        .map(|(username, password)| login(username, password))
         .collect()
 }
 
