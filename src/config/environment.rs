@@ -35,6 +35,12 @@ impl Environment {
         self.0.get(name).map(String::as_str)
     }
 
+    /// What another program may see: all but what is our own configuration.
+    pub fn for_programs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        all.filter(|(name, _)| !name.starts_with(PREFIX))
+    }
+
     /// The variables that set keys: name, path of keys, value.
     fn overrides(&self) -> impl Iterator<Item = (&str, &str, &str)> {
         let overrides = self.0.iter();

@@ -468,7 +468,7 @@ pub(super) struct ClientTls {
 #[serde(default, deny_unknown_fields)]
 #[schemars(transform = schema::or_provider)]
 pub(super) struct Credentials {
-    /// The cloud that gives us what lets us in; as the only key, it can be written alone.
+    /// Who gives us what lets us in; as the only key, it can be written alone.
     pub(super) from: Field<Provider>,
     /// The user.
     pub(super) username: Field<String>,
@@ -486,10 +486,12 @@ pub(super) enum Provider {
     Ecr,
     /// Amazon's public registry, in the same way.
     EcrPublic,
+    /// docker's `config.json`, and the helper programs that it names.
+    DockerConfig,
 }
 
 /// The words for [`Provider`].
-pub(super) const PROVIDERS: [&str; 2] = ["ecr", "ecr-public"];
+pub(super) const PROVIDERS: [&str; 3] = ["ecr", "ecr-public", "docker-config"];
 
 /// An ordered list of other repositories behind one key.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -536,7 +538,7 @@ pub(super) fn short_form(structure: &str, content: &Content) -> Option<&'static 
 pub(super) const NOT_YET: &[(&str, &[&str])] = &[("Written", &["webhooks"]), ("Storage", &["blobs", "index"])];
 
 /// Words that will stand for a structure.
-const NOT_YET_WRITTEN: &[(&str, &[&str])] = &[("Credentials", &["gcp", "azure", "docker-config"])];
+const NOT_YET_WRITTEN: &[(&str, &[&str])] = &[("Credentials", &["gcp", "azure"])];
 
 /// Says so when a value is a form of this structure that is to come.
 pub(super) fn later_form(structure: &str, content: &Content) -> Option<String> {

@@ -9,7 +9,7 @@ use super::{AmazonRegistry, Credentials, Environment};
 pub enum Login {
     /// A user and password that are written down.
     Password(Credentials),
-    /// A cloud gives it to us for a while, for what these variables say of who we are.
+    /// Somebody gives it to us for a while, for what these variables say of who we are.
     Provided(Provider, Environment),
 }
 
@@ -36,6 +36,8 @@ pub enum Provider {
     Ecr,
     /// Amazon's public registry.
     EcrPublic,
+    /// docker's `config.json`, and the helper programs that it names.
+    DockerConfig,
 }
 
 impl Provider {
@@ -44,6 +46,7 @@ impl Provider {
         match self {
             Self::Ecr => "ecr",
             Self::EcrPublic => "ecr-public",
+            Self::DockerConfig => "docker-config",
         }
     }
 
@@ -53,6 +56,8 @@ impl Provider {
         match self {
             Self::Ecr => AmazonRegistry::private(registry).err(),
             Self::EcrPublic => AmazonRegistry::public(registry).err(),
+            // It holds logins by host.
+            Self::DockerConfig => None,
         }
     }
 }

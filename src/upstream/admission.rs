@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Error;
 use super::challenge::{self, Bearer, Challenge};
-use super::credentials::Keyring;
+use super::credentials::{Keyring, Proof};
 use super::send::Response;
 use super::tokens::{Key, Tokens};
 
@@ -133,18 +133,23 @@ impl Admission {
     }
 
     async fn basic(&self, visit: &Visit<'_>) -> Result<Option<Pass>, Error> {
-        let header = self.keyring.basic(visit.who, visit.deadline).await?;
-        Ok(header.map(Pass::basic))
+        Ok(match self.keyring.proof(visit.who, visit.deadline).await? {
+            Some(Proof::Basic(header)) => Some(Pass::basic(header)),
+            // A token for tokens is no password.
+            Some(Proof::Refresh(_)) | None => None,
+        })
     }
 
     /// What to show once more after Basic was refused: what lets us in, fetched anew, if it is given for a while.
     pub(super) async fn after_forbidden(&self, shown: Option<&Pass>, visit: &mut Visit<'_>) -> Option<Pass> {
         let shown = shown.filter(|pass| pass.key.is_none())?;
-        let header = self.renewed(&shown.header, visit).await?;
-        Some(Pass::basic(header))
+        match self.renewed(&Proof::Basic(shown.header.clone()), visit).await? {
+            Proof::Basic(header) => Some(Pass::basic(header)),
+            Proof::Refresh(_) => None,
+        }
     }
 
-    async fn renewed(&self, refused: &HeaderValue, visit: &mut Visit<'_>) -> Option<HeaderValue> {
+    async fn renewed(&self, refused: &Proof, visit: &mut Visit<'_>) -> Option<Proof> {
         if std::mem::replace(&mut visit.is_renewed, true) {
             return None;
         }
@@ -187,14 +192,14 @@ impl Admission {
             return Ok(None);
         }
         visit.token_calls += 1;
-        let authorization = if may_see {
-            self.keyring.basic(visit.who, visit.deadline).await?
+        let proof = if may_see {
+            self.keyring.proof(visit.who, visit.deadline).await?
         } else {
             None
         };
-        let first = self.tokens.fetch(key.clone(), authorization.clone(), visit.deadline);
+        let first = self.tokens.fetch(key.clone(), proof.clone(), visit.deadline);
         let mut fetched = first.await;
-        if let (Err(Error::Refused { .. }), Some(refused)) = (&fetched, authorization)
+        if let (Err(Error::Refused { .. }), Some(refused)) = (&fetched, proof)
             && let Some(fresh) = self.renewed(&refused, visit).await
         {
             fetched = self.tokens.fetch(key.clone(), Some(fresh), visit.deadline).await;

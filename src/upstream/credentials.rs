@@ -11,7 +11,9 @@
 
 mod amazon;
 mod calls;
+mod docker_config;
 mod ecr;
+mod files;
 mod renewed;
 
 use std::sync::Arc;
@@ -24,10 +26,11 @@ use tokio::time::Instant;
 use url::{Host, Url};
 
 use super::Error;
-use crate::config::{AmazonRegistry, Environment, Login, Provider, RemoteConfig};
+use crate::config::{AmazonRegistry, Environment, Login, Provider, RemoteConfig, Secret};
 use calls::Caller;
+use docker_config::DockerConfig;
 use ecr::Ecr;
-use renewed::Renewed;
+use renewed::{Fetch, Given, Renewed};
 
 /// Domains of clouds whose customers each get a name below them, and which the public suffix list does not have: nobody
 /// is a neighbour there.
@@ -47,10 +50,19 @@ const SHARED: [&str; 13] = [
     "windows.net",
 ];
 
+/// What we show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// A user and password, to the registry or to its token endpoint.
+    Basic(HeaderValue),
+    /// A token for tokens, to its token endpoint alone.
+    Refresh(Secret),
+}
+
 /// What lets us in with one of the credentials.
 enum Way {
     /// Written down, so always the same. `None` if it cannot be sent.
-    Fixed(Option<HeaderValue>),
+    Fixed(Option<Proof>),
     /// Given to us for a while.
     Renewed(Renewed),
 }
@@ -67,7 +79,7 @@ impl Keyring {
     /// `registry` is where the requests go, which for Docker Hub is not what the configuration says.
     pub(super) fn new(repository: &str, config: &RemoteConfig, registry: Url) -> Result<Self, Error> {
         let way = |login: &Login| match login {
-            Login::Password(known) => Ok(Way::Fixed(basic(&known.username, known.password.reveal()))),
+            Login::Password(known) => Ok(Way::Fixed(Proof::basic(&known.username, known.password.reveal()))),
             Login::Provided(provider, environment) => {
                 provided(*provider, environment, repository, config, &registry).map(Way::Renewed)
             }
@@ -85,8 +97,8 @@ impl Keyring {
         })
     }
 
-    /// `Authorization: Basic …` of one of them, for the registry itself. `None` without credentials.
-    pub(super) async fn basic(&self, who: usize, deadline: Instant) -> Result<Option<HeaderValue>, Error> {
+    /// One of them, for the registry or a token endpoint that may see it. `None` without credentials.
+    pub(super) async fn proof(&self, who: usize, deadline: Instant) -> Result<Option<Proof>, Error> {
         match self.ways.get(who) {
             None => Ok(None),
             Some(Way::Fixed(value)) => Ok(value.clone()),
@@ -95,7 +107,7 @@ impl Keyring {
     }
 
     /// Another one in the place of one that was refused. `None` if it is not that it was too old.
-    pub(super) async fn instead_of(&self, who: usize, refused: &HeaderValue, deadline: Instant) -> Option<HeaderValue> {
+    pub(super) async fn instead_of(&self, who: usize, refused: &Proof, deadline: Instant) -> Option<Proof> {
         match self.ways.get(who)? {
             Way::Fixed(_) => None,
             Way::Renewed(renewed) => renewed.instead_of(refused, deadline).await,
@@ -152,31 +164,66 @@ fn provided(
     config: &RemoteConfig,
     registry: &Url,
 ) -> Result<Renewed, Error> {
-    let found = match provider {
-        Provider::Ecr => AmazonRegistry::private(registry),
-        Provider::EcrPublic => AmazonRegistry::public(registry),
-    };
-    let amazon = found.map_err(|reason| Error::Configuration {
+    let unfit = |reason| Error::Configuration {
         key: format!("repositories.{repository}.credentials"),
         reason: format!("`{}` cannot be shown there: {reason}", provider.name()),
-    })?;
-    let caller = Arc::new(Caller::new(config)?);
-    let ecr = Ecr::new(amazon, environment.clone(), caller);
-    let ecr = Arc::new(ecr);
-    let fetch = move || {
-        let ecr = Arc::clone(&ecr);
-        async move { ecr.fetch().await }.boxed()
     };
-    Ok(Renewed::new(repository, provider.name(), Box::new(fetch)))
+    if let Some(objection) = provider.objection(registry) {
+        return Err(unfit(objection));
+    }
+    let caller = || Caller::new(config).map(Arc::new);
+    let own = environment.clone();
+    let fetch = match provider {
+        Provider::Ecr => {
+            let registry = AmazonRegistry::private(registry).map_err(unfit)?;
+            repeat(Ecr::new(registry, own, caller()?), Ecr::fetch)
+        }
+        Provider::EcrPublic => {
+            let registry = AmazonRegistry::public(registry).map_err(unfit)?;
+            repeat(Ecr::new(registry, own, caller()?), Ecr::fetch)
+        }
+        Provider::DockerConfig => repeat(DockerConfig::new(registry, own), DockerConfig::fetch),
+    };
+    Ok(Renewed::new(repository, provider.name(), fetch))
 }
 
-/// `Authorization: Basic …`. `None` if it cannot be sent.
-fn basic(username: &str, password: &str) -> Option<HeaderValue> {
-    let plain = format!("{username}:{password}");
-    let text = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(plain));
-    let mut value = HeaderValue::try_from(text).ok()?;
-    value.set_sensitive(true);
-    Some(value)
+/// A question that can be asked again and again.
+fn repeat<T, F>(giver: T, fetch: fn(Arc<T>) -> F) -> Fetch
+where
+    T: Send + Sync + 'static,
+    F: Future<Output = Result<Given, Error>> + Send + 'static,
+{
+    let giver = Arc::new(giver);
+    Box::new(move || fetch(Arc::clone(&giver)).boxed())
+}
+
+impl Proof {
+    /// `Authorization: Basic …`. `None` if it cannot be sent.
+    fn basic(username: &str, password: &str) -> Option<Self> {
+        let plain = format!("{username}:{password}");
+        let text = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(plain));
+        let mut value = HeaderValue::try_from(text).ok()?;
+        value.set_sensitive(true);
+        Some(Self::Basic(value))
+    }
+
+    /// What is in it.
+    #[cfg(test)]
+    fn revealed(&self) -> String {
+        match self {
+            Self::Basic(header) => {
+                let text = header.to_str().expect("text").strip_prefix("Basic ").expect("Basic");
+                let plain = base64::engine::general_purpose::STANDARD.decode(text);
+                String::from_utf8(plain.expect("base64")).expect("text")
+            }
+            Self::Refresh(token) => format!("refresh {}", token.reveal()),
+        }
+    }
+}
+
+/// That there is nothing that lets us in, and why.
+fn missing(why: impl Into<String>) -> Error {
+    Error::Credentials(why.into())
 }
 
 /// Whether two hosts are names of one domain that somebody has registered. Addresses are names of nothing, and below an
@@ -203,7 +250,7 @@ fn registrable(name: &str) -> Option<&str> {
 mod tests {
     use super::super::tests::remote;
     use super::*;
-    use crate::config::{Credentials, Secret};
+    use crate::config::Credentials;
 
     fn keyring(registry: &str, realms: &[&str]) -> Keyring {
         let mut config = remote(registry);
@@ -308,7 +355,7 @@ mod tests {
 
     #[test]
     fn the_header_is_what_the_specification_says_and_is_not_printed() {
-        let Some(Way::Fixed(Some(value))) = keyring("https://r.example.com", &[]).ways.pop() else {
+        let Some(Way::Fixed(Some(Proof::Basic(value)))) = keyring("https://r.example.com", &[]).ways.pop() else {
             panic!("no password");
         };
         assert_eq!(value.to_str().expect("text"), "Basic YWRhOmxvdmVsYWNl");

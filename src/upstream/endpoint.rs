@@ -267,6 +267,7 @@ impl Endpoint {
                 range: ask.range,
                 validator: ask.validator.clone(),
                 authorization: pass.as_ref().map(|pass| pass.header.clone()),
+                form: None,
             };
             let mut response = self.sender.follow(request, Role::Registry, deadline).await?;
             response.is_foreign |= is_foreign;

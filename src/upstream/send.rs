@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, IF_RANGE, LOCATION, RANGE,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, IF_RANGE, LOCATION, RANGE,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -20,7 +20,7 @@ use super::clients::Clients;
 use super::health::{Health, Watched};
 use super::proxy::Proxy;
 use super::range::{Range, Validator};
-use crate::config::RemoteConfig;
+use crate::config::{RemoteConfig, Secret};
 use crate::oci::RepositoryKey;
 use crate::telemetry::Metrics;
 
@@ -71,6 +71,8 @@ pub(super) struct Outgoing {
     pub(super) validator: Option<Validator>,
     /// For the origin of `url` and for no other.
     pub(super) authorization: Option<HeaderValue>,
+    /// The body, which is a secret: with it, no redirect is followed.
+    pub(super) form: Option<Secret>,
 }
 
 /// Why an exchange failed, and whether trying it once more makes sense.
@@ -159,6 +161,11 @@ impl Sender {
                 return Ok(response);
             };
             response.drain().await;
+            if request.form.is_some() {
+                return Err(Failure::last(Error::Lies(
+                    "its token endpoint redirects what is for it alone".to_owned(),
+                )));
+            }
             if next.origin() != request.url.origin() {
                 request.authorization = None;
             }
@@ -179,6 +186,14 @@ impl Sender {
         }
         if let Some(authorization) = &request.authorization {
             builder = builder.header(AUTHORIZATION, authorization);
+        }
+        if let Some(form) = &request.form {
+            builder = builder
+                .header(
+                    CONTENT_TYPE,
+                    HeaderValue::from_static("application/x-www-form-urlencoded"),
+                )
+                .body(form.reveal().to_owned());
         }
         if let Some(range) = request.range.header() {
             builder = builder.header(RANGE, range);

@@ -13,9 +13,11 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use super::credentials::Proof;
 use super::range::Range;
 use super::send::{Outgoing, Role, Sender};
 use super::{Error, retry_after};
+use crate::config::Secret;
 
 /// The longest answer of a token endpoint that is read.
 const BODY: u64 = 64 * 1024;
@@ -78,13 +80,8 @@ impl Tokens {
 
     /// Fetches a token, or waits with those who are already fetching it. The fetch is nobody's own: who gives up
     /// waiting does not end it for the others.
-    pub(super) async fn fetch(
-        &self,
-        key: Key,
-        authorization: Option<HeaderValue>,
-        deadline: Instant,
-    ) -> Result<Token, Error> {
-        let (flight, joined) = self.join_or_start(key, authorization, deadline);
+    pub(super) async fn fetch(&self, key: Key, proof: Option<Proof>, deadline: Instant) -> Result<Token, Error> {
+        let (flight, joined) = self.join_or_start(key, proof, deadline);
         if !joined {
             // Its deadline is ours.
             return flight.await;
@@ -92,7 +89,7 @@ impl Tokens {
         timeout_at(deadline, flight).await.unwrap_or(Err(LATE))
     }
 
-    fn join_or_start(&self, key: Key, authorization: Option<HeaderValue>, deadline: Instant) -> (Flight, bool) {
+    fn join_or_start(&self, key: Key, proof: Option<Proof>, deadline: Instant) -> (Flight, bool) {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = flights.get(&key) {
             return (flight.clone(), true);
@@ -106,7 +103,7 @@ impl Tokens {
             },
         );
         let task = tokio::spawn(async move {
-            let token = ask(&sender, &landing.key, authorization, deadline).await?;
+            let token = ask(&sender, &landing.key, proof, deadline).await?;
             kept.insert(landing.key.clone(), token.clone());
             Ok(token)
         });
@@ -143,19 +140,22 @@ struct Written {
     expires_in: Option<Value>,
 }
 
-async fn ask(
-    sender: &Sender,
-    key: &Key,
-    authorization: Option<HeaderValue>,
-    deadline: Instant,
-) -> Result<Token, Error> {
+async fn ask(sender: &Sender, key: &Key, proof: Option<Proof>, deadline: Instant) -> Result<Token, Error> {
+    // Every token endpoint takes a user and password with GET, and some in no other way.
+    let (method, (url, form), authorization) = match proof {
+        None => (Method::GET, (key.url.clone(), None), None),
+        Some(Proof::Basic(header)) => (Method::GET, (key.url.clone(), None), Some(header)),
+        Some(Proof::Refresh(token)) => (Method::POST, as_form(&key.url, &token), None),
+    };
+    let is_form = form.is_some();
     let request = Outgoing {
-        method: Method::GET,
-        url: key.url.clone(),
+        method,
+        url,
         accept: None,
         range: Range::default(),
         validator: None,
         authorization,
+        form,
     };
     let response = sender
         .follow(request, Role::Token, deadline)
@@ -169,11 +169,31 @@ async fn ask(
             });
         }
         status @ (401 | 403) => return Err(Error::Refused { status }),
+        // What OAuth 2.0 answers to a token that has ended.
+        status @ 400 if is_form => return Err(Error::Refused { status }),
         status @ 500.. => return Err(Error::Failing { status }),
         status => return Err(Error::Lies(format!("its token endpoint answers {status}"))),
     }
     let body = response.collect(BODY, deadline).await?;
     read(&body).ok_or_else(|| Error::Lies("its token endpoint gives no token".to_owned()))
+}
+
+/// The question for a token by a token for tokens, as OAuth 2.0 has it: what it is for goes from the query into a form.
+fn as_form(url: &Url, token: &Secret) -> (Url, Option<Secret>) {
+    let mut form = url::form_urlencoded::Serializer::new(String::new());
+    form.append_pair("grant_type", "refresh_token")
+        .append_pair("client_id", "entrepot")
+        .append_pair("refresh_token", token.reveal());
+    let mut rest = url.clone();
+    rest.set_query(None);
+    for (name, value) in url.query_pairs() {
+        if name == "service" || name == "scope" {
+            form.append_pair(&name, &value);
+        } else {
+            rest.query_pairs_mut().append_pair(&name, &value);
+        }
+    }
+    (rest, Some(Secret::new(form.finish())))
 }
 
 pub(super) fn read(body: &[u8]) -> Option<Token> {
@@ -228,6 +248,17 @@ mod tests {
             let life = life(value.get("expires_in")).as_secs_f64();
             assert!((life - seconds).abs() < 0.001, "{text}: {life}");
         }
+    }
+
+    #[test]
+    fn a_token_for_tokens_is_in_the_form_and_in_no_address() {
+        let url = "https://r.example/token?account=me&service=a+b&scope=repository%3Aa%2Fb%3Apull";
+        let (url, form) = as_form(&url.parse().expect("a URL"), &Secret::new("s&t"));
+        assert_eq!(url.as_str(), "https://r.example/token?account=me");
+        assert_eq!(
+            form.expect("a form").reveal(),
+            "grant_type=refresh_token&client_id=entrepot&refresh_token=s%26t&service=a+b&scope=repository%3Aa%2Fb%3Apull"
+        );
     }
 
     #[tokio::test]

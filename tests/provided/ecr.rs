@@ -153,7 +153,7 @@ pub(crate) async fn manifest(upstream: &Upstream, name: &str) -> Result<Option<D
 }
 
 /// Lets time pass for who counts it, without waiting.
-async fn pass(time: Duration) {
+pub(crate) async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();

@@ -7,6 +7,7 @@
     reason = "a test that meets the unexpected should stop there"
 )]
 
+mod docker_config;
 mod ecr;
 mod keys;
 #[path = "../support/mod.rs"]

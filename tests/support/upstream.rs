@@ -98,6 +98,7 @@ pub struct Seen {
     pub method: String,
     pub target: String,
     pub headers: HashMap<String, String>,
+    pub body: String,
     pub status: u16,
 }
 
@@ -798,7 +799,19 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::
         if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
             buffer.drain(..end + 4);
-            return Ok(parse(&head));
+            let Some(mut request) = parse(&head) else {
+                return Ok(None);
+            };
+            let length = request.header("content-length").and_then(|length| length.parse().ok());
+            let length = length.unwrap_or(0);
+            while buffer.len() < length {
+                if stream.read_buf(buffer).await? == 0 {
+                    return Ok(None);
+                }
+            }
+            request.body = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            buffer.drain(..length);
+            return Ok(Some(request));
         }
         assert!(buffer.len() < 64 * 1024, "a request head without end");
         if stream.read_buf(buffer).await? == 0 {
@@ -819,6 +832,7 @@ fn parse(head: &str) -> Option<Seen> {
         method,
         target,
         headers,
+        body: String::new(),
         status: 0,
     })
 }

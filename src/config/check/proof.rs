@@ -61,6 +61,7 @@ impl Checker<'_> {
         let provider = match provider {
             file::Provider::Ecr => Provider::Ecr,
             file::Provider::EcrPublic => Provider::EcrPublic,
+            file::Provider::DockerConfig => Provider::DockerConfig,
         };
         let others = [&written.username, &written.password, &written.password_file];
         if others.into_iter().any(|other| !other.is_absent()) {

@@ -9,22 +9,19 @@ mod profiles;
 mod signature;
 mod sts;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderName, HeaderValue, Method};
-use tokio::io::AsyncReadExt as _;
 use url::Url;
 
 use super::super::Error;
 use super::calls::{Answer, Call, Caller, Way};
+use super::files::read;
+use super::missing;
 use crate::config::{Environment, Secret};
 use signature::Scope;
-
-/// Longer than a file of profiles, or a token.
-const LONGEST_FILE: u64 = 1 << 20;
 
 /// What requests to AWS are signed with.
 #[derive(Clone)]
@@ -52,10 +49,6 @@ pub(super) struct Question<'a> {
     /// `X-Amz-Target`, in those services that have it.
     pub(super) target: Option<&'static str>,
     pub(super) body: String,
-}
-
-fn missing(why: impl Into<String>) -> Error {
-    Error::Credentials(why.into())
 }
 
 impl Keys {
@@ -222,23 +215,6 @@ fn sensitive(text: &str) -> Result<HeaderValue, Error> {
 /// The usual header of who wants JSON.
 fn json() -> (HeaderName, HeaderValue) {
     (ACCEPT, HeaderValue::from_static("application/json"))
-}
-
-/// A text file that is not endless. `Ok(None)` if there is none.
-async fn read(path: &Path) -> Result<Option<String>, Error> {
-    let wrong = |why: String| missing(format!("cannot read {}: {why}", path.display()));
-    let file = match tokio::fs::File::open(path).await {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(wrong(error.to_string())),
-    };
-    let mut text = String::new();
-    let read = file.take(LONGEST_FILE + 1).read_to_string(&mut text).await;
-    read.map_err(|error| wrong(error.to_string()))?;
-    if text.len() as u64 > LONGEST_FILE {
-        return Err(wrong("it is too long for what it should be".to_owned()));
-    }
-    Ok(Some(text))
 }
 
 /// What a service calls the mistake that it answers with; its words may hold more than belongs in a log.

@@ -8,10 +8,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::Error;
+use super::Proof;
 use super::amazon::{Account, Question, mistake};
-use super::basic;
 use super::calls::{Answer, Caller};
-use super::renewed::Given;
+use super::renewed::{Given, Renewal};
 use crate::config::{AmazonRegistry, Environment};
 
 const WHOM: &str = "Amazon ECR's API";
@@ -35,7 +35,7 @@ impl Ecr {
     }
 
     /// A new token.
-    pub(super) async fn fetch(&self) -> Result<Given, Error> {
+    pub(super) async fn fetch(self: Arc<Self>) -> Result<Given, Error> {
         let (own, service, target) = if self.registry.is_public {
             (
                 "ECR_PUBLIC",
@@ -107,8 +107,9 @@ fn read(answer: &Answer, is_public: bool, now: SystemTime) -> Option<Given> {
         .and_then(|until| Duration::try_from_secs_f64((until - since).max(0.0)).ok())
         .unwrap_or(USUAL_LIFE);
     Some(Given {
-        header: basic(username, password)?,
+        proof: Proof::basic(username, password)?,
         life: life.clamp(SHORTEST_LIFE, LONGEST_LIFE),
+        renewal: Renewal::Half,
     })
 }
 
@@ -125,9 +126,9 @@ mod tests {
                 body: text.as_bytes().to_vec(),
             };
             let given = read(&answer, is_public, now)?;
-            Some((given.header.to_str().expect("text").to_owned(), given.life.as_secs()))
+            Some((given.proof.revealed(), given.life.as_secs()))
         };
-        let shown = "Basic QVdTOnNlY3JldA==".to_owned();
+        let shown = "AWS:secret".to_owned();
         let token = r#""authorizationToken":"QVdTOnNlY3JldA==""#;
         let one = |rest: &str| format!(r#"{{"authorizationData":[{{{token}{rest}}}]}}"#);
         assert_eq!(

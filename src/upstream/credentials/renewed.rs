@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
-use http::HeaderValue;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::Error;
 use super::super::retry::random;
+use super::Proof;
 
 /// The longest that fetching may take, with all the questions that it needs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,12 +30,22 @@ const YOUNG: Duration = Duration::from_secs(30);
 
 /// What was fetched, and for how long it is good.
 pub(super) struct Given {
-    pub(super) header: HeaderValue,
+    pub(super) proof: Proof,
     pub(super) life: Duration,
+    pub(super) renewal: Renewal,
 }
 
-type Fetch = Box<dyn Fn() -> BoxFuture<'static, Result<Given, Error>> + Send + Sync>;
-type Flight = Shared<BoxFuture<'static, Result<HeaderValue, Error>>>;
+/// When there should be another one.
+#[derive(Clone, Copy)]
+pub(super) enum Renewal {
+    /// When a part of its life is over.
+    Half,
+    /// After so long: it can change at any time.
+    After(Duration),
+}
+
+pub(super) type Fetch = Box<dyn Fn() -> BoxFuture<'static, Result<Given, Error>> + Send + Sync>;
+type Flight = Shared<BoxFuture<'static, Result<Proof, Error>>>;
 
 /// What lets us in for a while.
 pub(super) struct Renewed(Arc<Inner>);
@@ -56,7 +66,7 @@ struct State {
 }
 
 struct Kept {
-    header: HeaderValue,
+    proof: Proof,
     since: Instant,
     renew: Instant,
     until: Instant,
@@ -71,10 +81,14 @@ struct Trouble {
 impl Kept {
     fn new(given: Given, now: Instant) -> Self {
         let share = EARLIEST + JITTER * f64::from(u8::try_from(random() % 256).unwrap_or_default()) / 256.0;
+        let renew = match given.renewal {
+            Renewal::Half => given.life.mul_f64(share),
+            Renewal::After(time) => time.mul_f64(0.5 + share),
+        };
         Self {
-            header: given.header,
+            proof: given.proof,
             since: now,
-            renew: now + given.life.mul_f64(share),
+            renew: now + renew.min(given.life),
             until: now + given.life.saturating_sub(SKEW.min(given.life / 10)),
         }
     }
@@ -91,18 +105,18 @@ impl Renewed {
     }
 
     /// What is shown now.
-    pub(super) async fn get(&self, deadline: Instant) -> Result<HeaderValue, Error> {
+    pub(super) async fn get(&self, deadline: Instant) -> Result<Proof, Error> {
         let flight = {
             let mut state = self.0.state();
             let now = Instant::now();
-            let header = state.kept.as_ref().filter(|kept| now < kept.until);
-            let header = header.map(|kept| (kept.header.clone(), kept.renew <= now));
-            if let Some((header, is_due)) = header {
+            let proof = state.kept.as_ref().filter(|kept| now < kept.until);
+            let proof = proof.map(|kept| (kept.proof.clone(), kept.renew <= now));
+            if let Some((proof, is_due)) = proof {
                 if is_due {
                     // Who comes later profits; a failure has been told, and is tried again after a while.
                     drop(self.join_or_start(&mut state, now));
                 }
-                return Ok(header);
+                return Ok(proof);
             }
             self.join_or_start(&mut state, now)?
         };
@@ -112,13 +126,13 @@ impl Renewed {
     }
 
     /// Another one in the place of one that was refused, if that can be what is wrong.
-    pub(super) async fn instead_of(&self, refused: &HeaderValue, deadline: Instant) -> Option<HeaderValue> {
+    pub(super) async fn instead_of(&self, refused: &Proof, deadline: Instant) -> Option<Proof> {
         let flight = {
             let mut state = self.0.state();
             let now = Instant::now();
             let kept = state.kept.as_ref().filter(|kept| now < kept.until);
             match kept {
-                Some(kept) if kept.header != *refused => return Some(kept.header.clone()),
+                Some(kept) if kept.proof != *refused => return Some(kept.proof.clone()),
                 Some(kept) if now < kept.since + YOUNG => return None,
                 _ => self.join_or_start(&mut state, now).ok()?,
             }
@@ -156,13 +170,13 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn landed(&self, fetched: Result<Given, Error>) -> Result<HeaderValue, Error> {
+    fn landed(&self, fetched: Result<Given, Error>) -> Result<Proof, Error> {
         let mut state = self.state();
         let now = Instant::now();
         match fetched {
             Ok(given) => {
                 let kept = Kept::new(given, now);
-                let header = kept.header.clone();
+                let proof = kept.proof.clone();
                 state.kept = Some(kept);
                 let was_trouble = state.trouble.take().is_some();
                 drop(state);
@@ -173,7 +187,7 @@ impl Inner {
                         self.provider
                     );
                 }
-                Ok(header)
+                Ok(proof)
             }
             Err(error) => {
                 let count = state.trouble.as_ref().map_or(0, |trouble| trouble.count);
@@ -217,6 +231,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+    use crate::config::Secret;
 
     const LIFE: Duration = Duration::from_secs(12 * 3600);
 
@@ -239,8 +254,9 @@ mod tests {
                         return Err(Error::Credentials("away".to_owned()));
                     }
                     Ok(Given {
-                        header: HeaderValue::from(number),
+                        proof: shown(number),
                         life: LIFE,
+                        renewal: Renewal::Half,
                     })
                 }
                 .boxed()
@@ -261,9 +277,15 @@ mod tests {
         Instant::now() + Duration::from_secs(5)
     }
 
+    fn shown(number: u64) -> Proof {
+        Proof::Refresh(Secret::new(number.to_string()))
+    }
+
     async fn number(renewed: &Renewed) -> Result<String, Error> {
-        let header = renewed.get(soon()).await?;
-        Ok(header.to_str().expect("text").to_owned())
+        match renewed.get(soon()).await? {
+            Proof::Refresh(number) => Ok(number.reveal().to_owned()),
+            Proof::Basic(_) => panic!("not what was given"),
+        }
     }
 
     /// Lets what was begun beside us come to its end.
@@ -329,7 +351,7 @@ mod tests {
         tokio::time::advance(YOUNG).await;
         let both = futures_util::future::join(renewed.instead_of(&first, soon()), renewed.instead_of(&first, soon()));
         let (one, other) = both.await;
-        assert_eq!(one, Some(HeaderValue::from(2)));
+        assert_eq!(one, Some(shown(2)));
         assert_eq!(other, one);
         assert_eq!(
             renewed.instead_of(&first, soon()).await,
@@ -340,7 +362,7 @@ mod tests {
 
         giver.be_away(true);
         tokio::time::advance(YOUNG).await;
-        assert_eq!(renewed.instead_of(&HeaderValue::from(2), soon()).await, None);
+        assert_eq!(renewed.instead_of(&shown(2), soon()).await, None);
         assert_eq!(
             number(&renewed).await.as_deref(),
             Ok("2"),
