@@ -628,6 +628,32 @@ fn a_report_gives_no_password_away() {
 }
 
 #[test]
+fn a_password_may_be_a_whole_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = "\
+repositories:
+  a: { type: remote, url: 'https://gcr.io', credentials: { username: _json_key, password_file: key.json } }
+  b: { type: remote, url: 'https://r.example', credentials: { username: 'a b', password: \"x: y\\nz\" } }
+";
+    let key = "{\n  \"type\": \"service_account\"\n}";
+    fs::write(directory.path().join("key.json"), format!("{key}\n")).unwrap();
+    let loaded = config::load_text("repositories.yml", text, directory.path(), &Environment::default()).unwrap();
+    assert_eq!(password(remote(&loaded.config, "a")).password.reveal(), key);
+    assert_eq!(password(remote(&loaded.config, "b")).password.reveal(), "x: y\nz");
+    fs::write(directory.path().join("key.json"), "a\0b").unwrap();
+    let text = text.replace("'a b'", "'a:b'");
+    let problems = config::load_text("repositories.yml", &text, directory.path(), &Environment::default()).unwrap_err();
+    let told: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
+    assert_eq!(
+        told,
+        [
+            "the password is empty or holds a control character",
+            "a `:` in the username would be taken for the beginning of the password"
+        ]
+    );
+}
+
+#[test]
 fn what_a_cloud_gives_is_said_in_one_word() {
     let text = "\
 repositories:
@@ -674,7 +700,7 @@ repositories:
     assert_eq!(loaded.files, files);
 
     let long = vec![b'x'; 100_000];
-    for content in [&b""[..], b"\n", b"two\nlines\n", b"\xff\xfe", &long] {
+    for content in [&b""[..], b"\n", b"two\0parts\n", b"\xff\xfe", &long] {
         fs::write(directory.path().join("secret"), content).unwrap();
         assert_eq!(config::load(&path, &environment).expect_err("no password").len(), 1);
     }

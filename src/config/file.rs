@@ -486,12 +486,16 @@ pub(super) enum Provider {
     Ecr,
     /// Amazon's public registry, in the same way.
     EcrPublic,
+    /// Google's registries: an access token, by Google's usual credentials.
+    Gcp,
+    /// Azure's registries: a token of the registry's, by Azure's usual credentials.
+    Azure,
     /// docker's `config.json`, and the helper programs that it names.
     DockerConfig,
 }
 
 /// The words for [`Provider`].
-pub(super) const PROVIDERS: [&str; 3] = ["ecr", "ecr-public", "docker-config"];
+pub(super) const PROVIDERS: [&str; 5] = ["ecr", "ecr-public", "gcp", "azure", "docker-config"];
 
 /// An ordered list of other repositories behind one key.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -536,18 +540,6 @@ pub(super) fn short_form(structure: &str, content: &Content) -> Option<&'static 
 
 /// What is to come, by structure. A key that has come moves from here to its structure.
 pub(super) const NOT_YET: &[(&str, &[&str])] = &[("Written", &["webhooks"]), ("Storage", &["blobs", "index"])];
-
-/// Words that will stand for a structure.
-const NOT_YET_WRITTEN: &[(&str, &[&str])] = &[("Credentials", &["gcp", "azure"])];
-
-/// Says so when a value is a form of this structure that is to come.
-pub(super) fn later_form(structure: &str, content: &Content) -> Option<String> {
-    let (_, words) = NOT_YET_WRITTEN.iter().find(|(name, _)| *name == structure)?;
-    match content {
-        Content::Text(text) if words.contains(&text.as_str()) => Some(not_yet(&format!("`{text}`"))),
-        _ => None,
-    }
-}
 
 fn not_yet(what: &str) -> String {
     format!("{what} is not supported by this version yet")

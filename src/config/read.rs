@@ -246,10 +246,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
                     key: file::short_form(name, content),
                     reader: self,
                 }),
-            content => {
-                if let Some(message) = file::later_form(name, content) {
-                    return Err(Mistake::new(message, None));
-                }
+            _ => {
                 let keys: Vec<_> = fields.iter().map(|field| format!("`{field}`")).collect();
                 Err(self.instead_of(&format!("a mapping with {}", keys.join(", "))))
             }

@@ -10,10 +10,13 @@
 //! of `me.azurecr.io`.
 
 mod amazon;
+mod azure;
 mod calls;
 mod docker_config;
 mod ecr;
 mod files;
+mod google;
+mod oauth;
 mod renewed;
 
 use std::sync::Arc;
@@ -27,9 +30,11 @@ use url::{Host, Url};
 
 use super::Error;
 use crate::config::{AmazonRegistry, Environment, Login, Provider, RemoteConfig, Secret};
+use azure::Azure;
 use calls::Caller;
 use docker_config::DockerConfig;
 use ecr::Ecr;
+use google::Google;
 use renewed::{Fetch, Given, Renewed};
 
 /// Domains of clouds whose customers each get a name below them, and which the public suffix list does not have: nobody
@@ -182,6 +187,8 @@ fn provided(
             let registry = AmazonRegistry::public(registry).map_err(unfit)?;
             repeat(Ecr::new(registry, own, caller()?), Ecr::fetch)
         }
+        Provider::Gcp => repeat(Google::new(own, caller()?), Google::fetch),
+        Provider::Azure => repeat(Azure::new(registry, own, caller()?), Azure::fetch),
         Provider::DockerConfig => repeat(DockerConfig::new(registry, own), DockerConfig::fetch),
     };
     Ok(Renewed::new(repository, provider.name(), fetch))

@@ -7,8 +7,10 @@
     reason = "a test that meets the unexpected should stop there"
 )]
 
+mod azure;
 mod docker_config;
 mod ecr;
+mod google;
 mod keys;
 #[path = "../support/mod.rs"]
 mod support;

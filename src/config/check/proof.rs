@@ -61,6 +61,8 @@ impl Checker<'_> {
         let provider = match provider {
             file::Provider::Ecr => Provider::Ecr,
             file::Provider::EcrPublic => Provider::EcrPublic,
+            file::Provider::Gcp => Provider::Gcp,
+            file::Provider::Azure => Provider::Azure,
             file::Provider::DockerConfig => Provider::DockerConfig,
         };
         let others = [&written.username, &written.password, &written.password_file];
@@ -97,16 +99,34 @@ impl Checker<'_> {
             }
         };
         let ((username_at, username), (password_at, password)) = username.zip(password)?;
-        for (at, what, text) in [
-            (username_at, "username", username.as_str()),
-            (password_at, "password", password.reveal()),
+        // A password may be a whole file, such as one of Google's keys.
+        let is_odd = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
+        for (at, what, text, is_odd) in [
+            (
+                username_at,
+                "username",
+                username.as_str(),
+                username.contains(char::is_control),
+            ),
+            (
+                password_at,
+                "password",
+                password.reveal(),
+                password.reveal().contains(is_odd),
+            ),
         ] {
-            if text.is_empty() || text.contains(char::is_control) {
+            if text.is_empty() || is_odd {
                 self.problem(Finding::new(
                     at,
                     format!("the {what} is empty or holds a control character"),
                 ));
             }
+        }
+        if username.contains(':') {
+            self.problem(Finding::new(
+                username_at,
+                "a `:` in the username would be taken for the beginning of the password",
+            ));
         }
         Some(Credentials {
             username: username.clone(),
