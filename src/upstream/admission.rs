@@ -27,6 +27,8 @@ pub(super) struct Admission {
     insecure: bool,
     /// Whether the registry has asked for Basic: then it is shown without being asked for again.
     is_basic: AtomicBool,
+    /// Whether it was told that the credentials are no use.
+    is_told: AtomicBool,
     /// The challenge that a scope of ours met last: with it, the next request brings its token along.
     met: Cache<Arc<str>, Bearer>,
 }
@@ -81,6 +83,7 @@ impl Admission {
             tokens,
             insecure,
             is_basic: AtomicBool::new(false),
+            is_told: AtomicBool::new(false),
             met: Cache::new(REMEMBERED),
         }
     }
@@ -130,6 +133,22 @@ impl Admission {
     /// Whether what is shown is user and password themselves: then a 401 is about these.
     pub(super) fn shows_basic(&self) -> bool {
         self.is_basic.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are credentials, and what is shown is a token that they are exchanged for.
+    pub(super) fn shows_tokens(&self) -> bool {
+        self.keyring.has_any() && !self.shows_basic()
+    }
+
+    /// Tells, once, that our credentials are no use.
+    pub(super) fn tell_that_nobody_may(&self) {
+        if !self.is_told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                repository = %self.repository,
+                "the upstream's token endpoint refuses the credentials, and gives images to anybody: those are asked for \
+                 anonymously from now on, and all others are not to be had until the credentials are put right"
+            );
+        }
     }
 
     async fn basic(&self, visit: &Visit<'_>) -> Result<Option<Pass>, Error> {

@@ -102,6 +102,11 @@ impl Keyring {
         })
     }
 
+    /// Whether there are any.
+    pub(super) fn has_any(&self) -> bool {
+        !self.ways.is_empty()
+    }
+
     /// One of them, for the registry or a token endpoint that may see it. `None` without credentials.
     pub(super) async fn proof(&self, who: usize, deadline: Instant) -> Result<Option<Proof>, Error> {
         match self.ways.get(who) {

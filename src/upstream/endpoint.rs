@@ -33,6 +33,11 @@ const ROUNDS: u32 = 4;
 const PAUSES: u64 = 10_000;
 /// The longest such wish that is heeded.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// None of our credentials.
+const NOBODY: usize = usize::MAX;
+/// For how long an image is asked for as nobody where that was answered and our credentials were refused. Who is refused
+/// again and again is taken for an attacker.
+const AS_NOBODY: Duration = Duration::from_secs(300);
 
 /// One of the places where an upstream can be asked.
 pub(super) struct Endpoint {
@@ -48,6 +53,8 @@ pub(super) struct Endpoint {
     pub(super) purses: Purses,
     /// What it said that it cannot give for a while: by path, until when, and what it said.
     pauses: Cache<Box<str>, (Instant, u16)>,
+    /// Until when an image is asked for as nobody, by scope.
+    open_to_all: Cache<Arc<str>, Instant>,
     /// A mirror that does not serve what it is asked, so that this is told once.
     is_failing: AtomicBool,
 }
@@ -117,6 +124,7 @@ impl Endpoint {
             admission: Admission::new(repository.as_str(), keyring, tokens, config.insecure),
             purses: Purses::new(repository, config, is_mirror, Arc::clone(metrics)),
             pauses: Cache::new(PAUSES),
+            open_to_all: Cache::new(PAUSES),
             is_failing: AtomicBool::new(false),
         })
     }
@@ -190,6 +198,12 @@ impl Endpoint {
 
     /// One attempt: with the credential whose turn it is, and with the next where that one is used up or refused.
     pub(super) async fn attempt(&self, ask: &Ask, place: &Place, deadline: Instant) -> Result<Response, Failure> {
+        let until = self.open_to_all.get(&place.scope);
+        if until.is_some_and(|until| Instant::now() < until)
+            && let Some(response) = self.visit_as_nobody(ask, place, deadline).await
+        {
+            return Ok(response);
+        }
         let mut tried = Vec::new();
         let mut last = None;
         loop {
@@ -213,7 +227,33 @@ impl Endpoint {
                 break;
             }
         }
-        last.unwrap_or_else(|| Err(Failure::last(Error::Busy)))
+        let last = last.unwrap_or_else(|| Err(Failure::last(Error::Busy)));
+        let is_refused = matches!(&last, Err(failure) if matches!(failure.error, Error::Refused { .. }));
+        if is_refused
+            && self.admission.shows_tokens()
+            && let Some(response) = self.visit_as_nobody(ask, place, deadline).await
+        {
+            self.open_to_all
+                .insert(Arc::clone(&place.scope), Instant::now() + AS_NOBODY);
+            return Ok(response);
+        }
+        last
+    }
+
+    /// A token endpoint that refuses who we are may let anybody in: GitHub's does, for what is public. What is answered to
+    /// nobody counts if it is what was asked for; that nobody finds it does not mean that it is not there.
+    async fn visit_as_nobody(&self, ask: &Ask, place: &Place, deadline: Instant) -> Option<Response> {
+        match self.visit(ask, place, deadline, NOBODY).await {
+            Ok(response) if (200..300).contains(&response.status()) => {
+                self.admission.tell_that_nobody_may();
+                Some(response)
+            }
+            Ok(response) => {
+                response.drain().await;
+                None
+            }
+            Err(_) => None,
+        }
     }
 
     /// What an answer says about who paid for it. False if somebody else may do better.

@@ -266,10 +266,10 @@ async fn an_identity_token_is_exchanged_at_the_realm_and_goes_nowhere_else() {
         assert!(!format!("{seen:?}").contains(SECRET), "{seen:?}");
     }
 
-    // Revoked: OAuth 2.0 answers 400.
+    // Revoked, which OAuth 2.0 answers with 400, and nothing is for everybody.
     home.registry.behave();
     home.registry.demand_bearer(&home.registry);
-    home.registry.on("POST /token", ALWAYS, [Act::Status(400)]);
+    home.registry.on("* /token", ALWAYS, [Act::Status(400)]);
     assert!(home.error().await.contains("Refused"));
 }
 

@@ -1,5 +1,5 @@
-//! What lets us in at an upstream, where a cloud gives it to us: from stand-ins that speak as the vendors' documents say,
-//! and from some that do not.
+//! Vendors' registries, and what lets us in there where a cloud or a program gives it to us: by stand-ins that speak as the
+//! vendors' documents say, and by some that do not.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,3 +14,4 @@ mod google;
 mod keys;
 #[path = "../support/mod.rs"]
 mod support;
+mod vendors;

@@ -127,6 +127,8 @@ enum Auth {
     },
     Bearer {
         challenge: String,
+        /// Nothing is added to it, not even what is asked for.
+        is_whole: bool,
         valid: Arc<Mutex<HashSet<String>>>,
     },
 }
@@ -423,6 +425,16 @@ impl Server {
     pub fn demand_bearer_of(&self, realm: &str, tokens: &Self) {
         *lock(&self.shared.auth) = Auth::Bearer {
             challenge: format!("Bearer realm=\"{realm}\",service=\"test\""),
+            is_whole: false,
+            valid: Arc::clone(&tokens.shared.valid_tokens),
+        };
+    }
+
+    /// The same with these words, as a vendor has them.
+    pub fn demand_challenge(&self, challenge: &str, tokens: &Self) {
+        *lock(&self.shared.auth) = Auth::Bearer {
+            challenge: challenge.to_owned(),
+            is_whole: true,
             valid: Arc::clone(&tokens.shared.valid_tokens),
         };
     }
@@ -697,6 +709,11 @@ impl Shared {
             Auth::Basic { credentials } if credentials.iter().any(|known| known == shown) => return None,
             Auth::Bearer { valid, .. } if lock(&valid).contains(shown) => return None,
             Auth::Basic { .. } => "Basic realm=\"test\"".to_owned(),
+            Auth::Bearer {
+                challenge,
+                is_whole: true,
+                ..
+            } => challenge,
             Auth::Bearer { challenge, .. } => {
                 let (image, _) = rest.rsplit_once('/')?;
                 let (image, _) = image.rsplit_once('/')?;
