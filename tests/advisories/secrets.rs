@@ -1,6 +1,8 @@
 //! Secrets of every kind that we hold or are shown, carried through all that we do, and looked for in all that we say: the
 //! log at its most talkative, metrics, the audit, answers, what the command line prints, `Debug`, and the files we keep.
 
+mod clouds;
+
 use std::path::Path;
 
 use entrepot::config::{Environment, load_text};
