@@ -538,6 +538,11 @@ pub(super) fn short_form(structure: &str, content: &Content) -> Option<&'static 
     }
 }
 
+/// The words that can stand in a structure's place.
+pub(super) fn words(structure: &str) -> &'static [&'static str] {
+    if structure == "Credentials" { &PROVIDERS } else { &[] }
+}
+
 /// What is to come, by structure. A key that has come moves from here to its structure.
 pub(super) const NOT_YET: &[(&str, &[&str])] = &[("Written", &["webhooks"]), ("Storage", &["blobs", "index"])];
 

@@ -247,8 +247,18 @@ impl<'de> Deserializer<'de> for Reader<'_> {
                     reader: self,
                 }),
             _ => {
-                let keys: Vec<_> = fields.iter().map(|field| format!("`{field}`")).collect();
-                Err(self.instead_of(&format!("a mapping with {}", keys.join(", "))))
+                let quoted = |words: &[&str]| {
+                    words
+                        .iter()
+                        .map(|word| format!("`{word}`"))
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                };
+                let mapping = format!("a mapping with {}", quoted(fields));
+                Err(self.instead_of(&match file::words(name) {
+                    [] => mapping,
+                    words => format!("{} or {mapping}", quoted(words)),
+                }))
             }
         }
     }
