@@ -12,7 +12,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::super::Error;
-use super::calls::{Answer, Call, Caller, Way};
+use super::calls::{Call, Caller, Way};
 use super::files::read;
 use super::oauth::{self, Access};
 use super::renewed::{Given, Renewal};
@@ -69,7 +69,7 @@ impl Azure {
         fields.extend(self.variable("AZURE_TENANT_ID").map(|tenant| ("tenant", tenant)));
         let mut url = self.registry.clone();
         url.set_path("/oauth2/exchange");
-        let answer = self.post(REGISTRY, url, oauth::form(fields)).await?;
+        let answer = self.caller.ask(oauth::form(REGISTRY, url, fields)).await?;
         if answer.status != 200 {
             return Err(missing(format!("{REGISTRY} answers {}", oauth::mistake(&answer))));
         }
@@ -131,8 +131,8 @@ impl Azure {
             ("client_id", client),
             ("scope", &scope),
         ];
-        let body = oauth::form(fields.into_iter().chain(proof));
-        oauth::access(WHOM, &self.post(WHOM, url, body).await?)
+        let question = oauth::form(WHOM, url, fields.into_iter().chain(proof));
+        oauth::access(WHOM, &self.caller.ask(question).await?)
     }
 
     /// Where proofs are taken: it is shown a secret, so over https alone.
@@ -187,18 +187,6 @@ impl Azure {
             error => error,
         })?;
         oauth::access(MACHINE, &answer)
-    }
-
-    async fn post(&self, whom: &'static str, url: Url, body: String) -> Result<Answer, Error> {
-        let call = Call {
-            whom,
-            way: Way::Outside,
-            method: Method::POST,
-            url,
-            headers: vec![oauth::of_a_form()],
-            body,
-        };
-        self.caller.ask(call).await
     }
 }
 

@@ -17,7 +17,7 @@ use serde_json::json;
 use url::Url;
 
 use super::super::Error;
-use super::calls::{Answer, Call, Caller, Way};
+use super::calls::{Call, Caller, Way};
 use super::files::read;
 use super::oauth::{self, Access};
 use super::renewed::{Given, Renewal};
@@ -141,7 +141,7 @@ impl Google {
             ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
             ("assertion", assertion.as_str()),
         ];
-        oauth::access(WHOM, &self.exchange(url, oauth::form(fields)).await?)
+        oauth::access(WHOM, &self.caller.ask(oauth::form(WHOM, url, fields)).await?)
     }
 
     /// By a person's login with `gcloud auth application-default login`.
@@ -156,19 +156,7 @@ impl Google {
             ("refresh_token", token.as_str()),
         ];
         let url = TOKENS.parse().map_err(|_| missing("cannot be used"))?;
-        oauth::access(WHOM, &self.exchange(url, oauth::form(fields)).await?)
-    }
-
-    async fn exchange(&self, url: Url, body: String) -> Result<Answer, Error> {
-        let call = Call {
-            whom: WHOM,
-            way: Way::Outside,
-            method: Method::POST,
-            url,
-            headers: vec![oauth::of_a_form()],
-            body,
-        };
-        self.caller.ask(call).await
+        oauth::access(WHOM, &self.caller.ask(oauth::form(WHOM, url, fields)).await?)
     }
 
     /// By what the machine is.

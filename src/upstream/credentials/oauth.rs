@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderValue, Method};
 use serde::Deserialize;
 use serde_json::Value;
+use url::Url;
 use url::form_urlencoded::Serializer;
 
 use super::super::Error;
-use super::calls::Answer;
+use super::calls::{Answer, Call, Way};
 use super::missing;
 use crate::config::Secret;
 
@@ -30,15 +31,17 @@ struct Written {
     expires_in: Option<Value>,
 }
 
-/// A form's fields, as they are sent.
-pub(super) fn form<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
-    Serializer::new(String::new()).extend_pairs(fields).finish()
-}
-
-/// The header of a form.
-pub(super) fn of_a_form() -> (HeaderName, HeaderValue) {
+/// A form that is posted somewhere out there.
+pub(super) fn form<'a>(whom: &'static str, url: Url, fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> Call {
     let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
-    (CONTENT_TYPE, kind)
+    Call {
+        whom,
+        way: Way::Outside,
+        method: Method::POST,
+        url,
+        headers: vec![(CONTENT_TYPE, kind)],
+        body: Serializer::new(String::new()).extend_pairs(fields).finish(),
+    }
 }
 
 /// The token in an answer.
