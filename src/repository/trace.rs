@@ -1,6 +1,6 @@
 //! What a search went by: which members it asked, which it left out, and why.
 //!
-//! The search itself writes it down while it goes ([`VirtualRepository`](super::VirtualRepository)), so that it cannot say
+//! The search itself writes it down while it goes ([`VirtualRepository`]), so that it cannot say
 //! something else than what a pull does. Nobody looks on at a pull, which then writes nothing.
 
 use std::sync::{Arc, Mutex, PoisonError};
