@@ -742,6 +742,12 @@ async fn referrers_are_what_the_api_the_tag_and_the_store_say_together() {
             "no API: {refusal}"
         );
     }
+    // An upstream may have written more into it than is taken in a push.
+    let many: Vec<String> = (0..1500).map(|number| number.to_string()).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    server.put_manifest_as("a", &stand_in, &index(&many), OCI_INDEX);
+    server.on("GET /referrers/", 1, [Act::Status(404)]);
+    assert_eq!(referrers().await.unwrap(), (these(&many), None));
     // A tag that is no index is somebody's image, and lists nothing.
     let put = server.put_image("b", "v1", &[]);
     server.put_manifest_as("a", &stand_in, &put.manifest, OCI_MANIFEST);

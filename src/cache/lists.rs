@@ -125,7 +125,8 @@ fn listed(tagged: Cached<Manifest>) -> Vec<Descriptor> {
     if !manifest.media_type.is_index() {
         return Vec::new();
     }
-    let media_type = Some(manifest.media_type.as_str());
-    let read = Manifest::from_push(manifest.bytes.clone(), media_type, manifest.digest.algorithm());
-    read.map(|(_, contents)| contents.manifests).unwrap_or_default()
+    manifest
+        .contents()
+        .map(|contents| contents.manifests)
+        .unwrap_or_default()
 }

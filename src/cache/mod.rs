@@ -392,10 +392,8 @@ impl Inner {
             return;
         }
         self.used.insert(manifest.digest.clone(), ());
-        let media_type = Some(manifest.media_type.as_str());
-        let read = Manifest::from_push(manifest.bytes.clone(), media_type, manifest.digest.algorithm());
         let mut digests = vec![manifest.digest.clone()];
-        if let Ok((_, contents)) = read {
+        if let Ok(contents) = manifest.contents() {
             let blobs = contents.config.into_iter().chain(contents.layers);
             digests.extend(blobs.map(|descriptor| descriptor.digest));
         }
