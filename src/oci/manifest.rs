@@ -124,8 +124,8 @@ impl Manifest {
         Self::read(bytes, header, algorithm)
     }
 
-    /// Takes bytes that an upstream or the disk gave: a header that names no manifest type (`application/json`,
-    /// `text/plain`) says nothing, one that names another type than the document is a lie.
+    /// Takes bytes that an upstream gave, or a disk without a record of their type: a header that names no manifest type
+    /// (`application/json`, `text/plain`) says nothing, one that names another type than the document is a lie.
     pub fn from_elsewhere(
         bytes: Bytes,
         content_type: Option<&str>,
@@ -138,6 +138,21 @@ impl Manifest {
                     "application/json" | "text/plain" | "application/octet-stream"
                 )
         });
+        Self::of_any_length(bytes, header, algorithm)
+    }
+
+    /// Takes bytes that were stored, and the type that was recorded with them. They may have come from an upstream, and
+    /// hold more than a push may.
+    pub fn from_store(bytes: Bytes, recorded: &str, algorithm: Algorithm) -> Result<(Self, Contents), ManifestError> {
+        let media_type = MediaType::parse(recorded).ok_or(ManifestError::NoType)?;
+        Self::of_any_length(bytes, Some(media_type), algorithm)
+    }
+
+    fn of_any_length(
+        bytes: Bytes,
+        header: Option<MediaType>,
+        algorithm: Algorithm,
+    ) -> Result<(Self, Contents), ManifestError> {
         scan(&bytes, usize::MAX)?;
         Outline::of(&bytes)?;
         Self::read(bytes, header, algorithm)
@@ -198,10 +213,8 @@ impl Manifest {
 
     /// What it says, read once more: for one that is stored and was sound when it came.
     pub fn contents(&self) -> Result<Contents, ManifestError> {
-        scan(&self.bytes, usize::MAX)?;
-        Outline::of(&self.bytes)?;
         let media_type = Some(self.media_type.clone());
-        Self::read(self.bytes.clone(), media_type, self.digest.algorithm()).map(|(_, contents)| contents)
+        Self::of_any_length(self.bytes.clone(), media_type, self.digest.algorithm()).map(|(_, contents)| contents)
     }
 
     /// How long the document is, in bytes.

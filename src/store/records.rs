@@ -154,7 +154,7 @@ impl Records {
         let media_type = read_small(&self.layout.media_type(place, digest), LONGEST_RECORD)?;
         let media_type = media_type.and_then(|text| String::from_utf8(text).ok());
         let read = match &media_type {
-            Some(media_type) => Manifest::from_push(bytes, Some(media_type), digest.algorithm()),
+            Some(media_type) => Manifest::from_store(bytes, media_type, digest.algorithm()),
             None => Manifest::from_elsewhere(bytes, None, digest.algorithm()),
         };
         read.map(Some).or_else(|error| {

@@ -731,3 +731,34 @@ async fn d08_in_a_sound_store_nothing_is_found() {
     assert_eq!((repaired.findings.len(), repaired.bytes), (0, examined.bytes));
     assert_eq!(tree.content(), before);
 }
+
+/// What an upstream has may be longer than what may be pushed.
+#[tokio::test]
+async fn a_long_list_without_a_type_of_its_own_is_read_as_what_it_came_as() {
+    const LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    let tree = Tree::new().await;
+    let child = format!(r#"{{"mediaType":"{IMAGE}","digest":"{}","size":1}}"#, tree.cached);
+    let text = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, vec![child; 1001].join(","));
+    let long = Manifest::from_elsewhere(text.into_bytes().into(), Some(LIST), Algorithm::Sha256).unwrap();
+    let name = "library/alpine".parse().unwrap();
+    let store = open(&tree.root).await;
+    let digest = put(&store.image(&key("hub"), &name), &long, "long").await;
+    store.close().await;
+    drop(store);
+    let store = open(&tree.root).await;
+    let read = store.image(&key("hub"), &name).manifest(&digest).await;
+    assert_eq!(read.unwrap(), Some(long.0));
+    store.close().await;
+    drop(store);
+    let examined = tree.examine().await;
+    let wrong = |found: &&_| {
+        matches!(
+            found,
+            Finding {
+                defect: D::ManifestTypeWrong,
+                ..
+            }
+        )
+    };
+    assert_eq!(examined.findings.iter().find(wrong), None);
+}

@@ -59,7 +59,7 @@ fn read(look: &mut Look<'_>, digest: &Digest, bytes: &Bytes) -> Option<Contents>
         None => plain(),
         Some(noted) => {
             let read = noted.and_then(|media_type| {
-                Manifest::from_push(bytes.clone(), Some(&media_type), digest.algorithm()).map_err(|e| e.to_string())
+                Manifest::from_store(bytes.clone(), &media_type, digest.algorithm()).map_err(|e| e.to_string())
             });
             match read {
                 Ok(read) => Ok(read),
