@@ -8,7 +8,7 @@ use crate::places::{Kills, Place as _, started};
 use crate::promises::{CALLS, check};
 use crate::strace::{Call, Strace, Trace};
 use crate::support::size::is_full;
-use crate::workload::Crowd;
+use crate::workload::{Crowd, Growth};
 use crate::world::World;
 
 /// Syncs without which something must be missed: of files that are moved to where they belong, and of the directories
@@ -59,6 +59,7 @@ async fn d03_no_answer_leaves_before_what_it_promises_is_durable() {
         pulling: 0,
         collecting: 0,
         kept: usize::MAX,
+        growth: Growth::Free,
     };
     let mut clients = world.crowd(&Door::of(&registry), &crowd, &mut dice);
     world.end_after(wanted);

@@ -15,7 +15,7 @@ use crate::dice::{Dice, seed};
 use crate::raw::metric;
 use crate::support::size::Size;
 use crate::tree;
-use crate::workload::Crowd;
+use crate::workload::{Crowd, Growth};
 use crate::world::World;
 
 const CROWD: Crowd = Crowd {
@@ -25,7 +25,11 @@ const CROWD: Crowd = Crowd {
     collecting: 1,
     // With a store that grew with every request, each pass would take longer than the one before.
     kept: KEPT,
+    growth: Growth::PerPass(ADDED),
 };
+/// Images that each client adds at most between two passes: so many requests belong to them that all together are more than
+/// the full size has for a pass.
+const ADDED: usize = 8;
 /// Images that each client has at a time.
 const KEPT: usize = 40;
 /// Who sign what they have pushed.
@@ -46,7 +50,17 @@ fn size() -> (u64, u32) {
 impl Caller {
     async fn sign_and_look(mut self) {
         let mut signed = Vec::new();
-        while !self.world.is_over() && self.sign(&mut signed).await.is_ok() {
+        let mut added = 0;
+        while !self.world.is_over() {
+            let done = if CROWD.growth.allows(&self.world, added) {
+                added += 1;
+                self.sign(&mut signed).await
+            } else {
+                self.pull("signed").await
+            };
+            if done.is_err() {
+                return;
+            }
             // Uploads that are left go on some day. Were they only ever begun, there would soon be as many as there may be.
             if self.dice.once_in(10) {
                 Check::new(&self, Loss::Process).uploads().await;

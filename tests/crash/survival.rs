@@ -13,7 +13,7 @@ use crate::places::{Kills, Place, PowerCuts, started};
 use crate::support::size::Size;
 use crate::support::upstream::noise;
 use crate::tree;
-use crate::workload::Crowd;
+use crate::workload::{Crowd, Growth};
 use crate::world::World;
 
 const CROWD: Crowd = Crowd {
@@ -22,6 +22,7 @@ const CROWD: Crowd = Crowd {
     pulling: 2,
     collecting: 1,
     kept: usize::MAX,
+    growth: Growth::Free,
 };
 /// A store that has more than this many manifests gives way to a new one: readiness within 5 s is promised up to here.
 const MANIFESTS: usize = 10_000;

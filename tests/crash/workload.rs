@@ -28,6 +28,28 @@ pub(crate) struct Crowd {
     pub(crate) collecting: usize,
     /// How many manifests each who is alone keeps; beyond that one goes for each that comes.
     pub(crate) kept: usize,
+    /// How much each of them adds.
+    pub(crate) growth: Growth,
+}
+
+/// How much a client adds to the store, by its pushes or by pulls of what was not here.
+#[derive(Clone, Copy)]
+pub(crate) enum Growth {
+    /// Whatever the dice say.
+    Free,
+    /// So many images for each time that somebody has what nothing needs given back. Clients that do nothing else than push
+    /// make garbage as fast as the disk takes it, and then a pass finds ever more of it than the one before.
+    PerPass(usize),
+}
+
+impl Growth {
+    /// Whether a client that has added so many may add one more.
+    pub(crate) fn allows(self, world: &World, count: usize) -> bool {
+        match self {
+            Self::Free => true,
+            Self::PerPass(most) => count < most * (1 + world.passes()),
+        }
+    }
 }
 
 impl World {
@@ -36,15 +58,15 @@ impl World {
         let mut clients = JoinSet::new();
         for number in 0..crowd.alone {
             let caller = self.caller(door, &format!("own{number}"), true, dice);
-            clients.spawn(caller.push_and_pull(crowd.kept));
+            clients.spawn(caller.push_and_pull(crowd.kept, crowd.growth));
         }
         for _ in 0..crowd.together {
             let caller = self.caller(door, "shared", false, dice);
-            clients.spawn(caller.push_and_pull(usize::MAX));
+            clients.spawn(caller.push_and_pull(usize::MAX, crowd.growth));
         }
         for _ in 0..crowd.pulling {
             let caller = self.caller(door, "", false, dice);
-            clients.spawn(caller.pull_through());
+            clients.spawn(caller.pull_through(crowd.growth));
         }
         for _ in 0..crowd.collecting {
             let caller = self.caller(door, "", false, dice);
@@ -55,7 +77,7 @@ impl World {
 }
 
 impl Caller {
-    async fn push_and_pull(mut self, kept: usize) {
+    async fn push_and_pull(mut self, kept: usize, growth: Growth) {
         let mut known = if self.is_alone {
             self.world.oracle.manifests(&self.image)
         } else {
@@ -66,11 +88,13 @@ impl Caller {
             let one = self.dice.below(known.len() as u64);
             known.swap_remove(usize::try_from(one).expect("few"));
         }
+        let mut added = 0;
         while !self.world.is_over() {
             let done = if known.len() > kept {
                 self.delete_one_of(&mut known).await
             } else {
-                self.step(&mut known).await
+                let may_add = growth.allows(&self.world, added);
+                self.step(&mut known, may_add.then_some(&mut added)).await
             };
             if done.is_err() {
                 return;
@@ -78,27 +102,29 @@ impl Caller {
         }
     }
 
-    async fn step(&mut self, known: &mut Vec<Digest>) -> Result<(), Gone> {
+    async fn step(&mut self, known: &mut Vec<Digest>, added: Option<&mut usize>) -> Result<(), Gone> {
         let tag = format!("t{}", self.dice.below(TAGS));
-        match self.dice.below(20) {
-            0..=7 => {
+        match (self.dice.below(20), added) {
+            (0..=7, Some(added)) => {
+                *added += 1;
                 let layers: Vec<Bytes> = (0..=self.dice.below(3)).map(|_| self.layer()).collect();
                 let tag = (!self.dice.once_in(6)).then_some(tag);
                 known.extend(self.push_image(&layers, tag.as_deref()).await?);
             }
-            8..=10 => {
+            (8..=10, _) => {
                 if let Some(digest) = self.dice.pick(known).cloned() {
                     self.move_tag(&tag, &digest).await?;
                 }
             }
-            11..=12 => drop(self.delete_tag(&tag).await?),
-            13..=14 => {
+            (11..=12, _) => drop(self.delete_tag(&tag).await?),
+            (13..=14, _) => {
                 // Where others push, what they are about to tag must not go.
                 if self.is_alone && !known.is_empty() {
                     self.delete_one_of(known).await?;
                 }
             }
-            15 => {
+            (15, Some(added)) => {
+                *added += 1;
                 let bytes = self.layer();
                 self.push_in_pieces(&bytes, 2, true).await?;
             }
@@ -146,6 +172,7 @@ impl Caller {
 
     async fn collect(mut self) {
         while !self.world.is_over() && self.collect_once().await.is_ok() {
+            self.world.count_pass();
             tokio::time::sleep(Duration::from_millis(20 + self.dice.below(100))).await;
         }
     }
@@ -163,10 +190,12 @@ impl Caller {
         Ok(())
     }
 
-    async fn pull_through(mut self) {
+    async fn pull_through(mut self, growth: Growth) {
+        let mut added = 0;
         while !self.world.is_over() {
             let world = Arc::clone(&self.world);
-            if self.dice.once_in(8) {
+            if self.dice.once_in(8) && growth.allows(&world, added) {
+                added += 1;
                 world.publish(&mut self.dice, 1);
             }
             let Some(image) = world.published(&mut self.dice) else {

@@ -1,7 +1,7 @@
 //! All that outlives the server: what clients know, what is upstream, and what is allowed to happen now.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,7 @@ pub(crate) struct World {
     manifests: Mutex<HashMap<Digest, Vec<Digest>>>,
     unfinished: Mutex<Vec<Unfinished>>,
     requests: AtomicU64,
+    passes: AtomicUsize,
     may_vanish: AtomicBool,
     may_fail: AtomicBool,
     /// How many changes are to be acknowledged before clients end by themselves.
@@ -72,6 +73,7 @@ impl World {
             manifests: Mutex::default(),
             unfinished: Mutex::default(),
             requests: AtomicU64::new(0),
+            passes: AtomicUsize::new(0),
             may_vanish: AtomicBool::new(false),
             may_fail: AtomicBool::new(false),
             enough: AtomicU64::new(u64::MAX),
@@ -219,6 +221,14 @@ impl World {
 
     pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn passes(&self) -> usize {
+        self.passes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_pass(&self) {
+        self.passes.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn count_request(&self) {
