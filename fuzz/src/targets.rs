@@ -31,10 +31,12 @@ pub const ALL: &[(&str, fn(&[u8]))] = &[
     ("name", name),
     ("patience", upstream::fuzzing::patience),
     ("pattern", pattern),
+    ("profiles", profiles),
     ("range", range),
     ("records", records),
     ("reference", reference),
     ("robots", documents::robots),
+    ("role", upstream::fuzzing::role),
     ("route", route),
     ("tag", tag),
     ("token_answer", upstream::fuzzing::token),
@@ -84,6 +86,12 @@ fn tag(bytes: &[u8]) {
         assert_eq!(tag.as_str().as_bytes(), bytes);
         assert_harmless(tag.as_str());
         assert!(bytes.len() <= 128 && bytes[0] != b'.' && bytes[0] != b'-' && !bytes.contains(&b'/'));
+    }
+}
+
+fn profiles(bytes: &[u8]) {
+    if let Some(text) = text(bytes) {
+        upstream::fuzzing::profiles(text);
     }
 }
 

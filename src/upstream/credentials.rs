@@ -15,6 +15,8 @@ mod calls;
 mod docker_config;
 mod ecr;
 mod files;
+#[cfg(fuzzing)]
+pub(super) mod fuzzing;
 mod google;
 mod oauth;
 mod renewed;

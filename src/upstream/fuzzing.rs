@@ -11,6 +11,8 @@ use super::challenge::Challenge;
 use super::range::Sent;
 use super::{challenge, lists, retry_after, tokens};
 
+pub use super::credentials::fuzzing::{profiles, role};
+
 /// `WWW-Authenticate`, and the address that its realm makes.
 pub fn challenge(text: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(text) else {

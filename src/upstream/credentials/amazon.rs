@@ -5,9 +5,9 @@
 //! change meanwhile, and nothing of them is kept.
 
 mod metadata;
-mod profiles;
+pub(super) mod profiles;
 mod signature;
-mod sts;
+pub(super) mod sts;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -26,9 +26,9 @@ use signature::Scope;
 /// What requests to AWS are signed with.
 #[derive(Clone)]
 pub(super) struct Keys {
-    id: String,
-    secret: Secret,
-    token: Option<Secret>,
+    pub(super) id: String,
+    pub(super) secret: Secret,
+    pub(super) token: Option<Secret>,
 }
 
 /// An account at AWS, as this process has it.

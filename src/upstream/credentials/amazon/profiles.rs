@@ -19,8 +19,8 @@ const NOT_FOR_US: [&str; 5] = [
     "mfa_serial",
 ];
 
-type Profile = HashMap<String, String>;
-type Profiles = HashMap<String, Profile>;
+pub(in super::super) type Profile = HashMap<String, String>;
+pub(in super::super) type Profiles = HashMap<String, Profile>;
 
 impl Account {
     /// The keys of the profile that the environment names, or of `default`.
@@ -123,7 +123,7 @@ impl Account {
 }
 
 /// Adds what a file says. In `config`, the names of all but `default` begin with `profile`.
-fn parse(text: &str, has_prefix: bool, all: &mut Profiles) {
+pub(in super::super) fn parse(text: &str, has_prefix: bool, all: &mut Profiles) {
     let mut current = None;
     for line in text.lines() {
         // A line that is set in belongs to the one above, and to none that is looked for here.

@@ -95,12 +95,14 @@ fn keys(answer: &Answer) -> Result<Keys, Error> {
     if answer.status != 200 {
         return Err(missing(format!("{WHOM} answers {}", mistake(answer))));
     }
-    let text = String::from_utf8_lossy(&answer.body);
-    let keys = element(&text, "Credentials").and_then(|found| {
-        let (id, secret) = (element(found, "AccessKeyId")?, element(found, "SecretAccessKey")?);
-        Keys::new(id, secret, Some(element(found, "SessionToken")?))
-    });
-    keys.ok_or_else(|| missing(format!("{WHOM} gives no keys")))
+    read_keys(&answer.body).ok_or_else(|| missing(format!("{WHOM} gives no keys")))
+}
+
+pub(in super::super) fn read_keys(body: &[u8]) -> Option<Keys> {
+    let text = String::from_utf8_lossy(body);
+    let found = element(&text, "Credentials")?;
+    let (id, secret) = (element(found, "AccessKeyId")?, element(found, "SecretAccessKey")?);
+    Keys::new(id, secret, Some(element(found, "SessionToken")?))
 }
 
 /// What is in the first XML element of this name. Nothing that is looked for here has attributes or entities.
