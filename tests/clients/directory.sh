@@ -16,7 +16,7 @@ make_authority() {
 issue_certificate() {
     openssl req -newkey rsa:2048 -noenc -subj "/CN=$2" -keyout "$1.key" -out "$1.csr" 2>/dev/null
     openssl x509 -req -in "$1.csr" -CA "$work/authority/ca.crt" -CAkey "$work/authority/ca.key" -CAcreateserial -days 2 \
-        -extfile <(printf 'subjectAltName=DNS:%s\n' "$2") -out "$1.crt" 2>/dev/null
+        -extfile <(printf 'subjectAltName=DNS:%s\n' "$2${3:+,IP:$3}") -out "$1.crt" 2>/dev/null
 }
 
 prepare_directory() {

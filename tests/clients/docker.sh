@@ -20,12 +20,12 @@ docker_empty() {
     mkdir -p "$docker_home/config"
 }
 
-# docker_start: a daemon with what daemon.json says
+# docker_start [COMMAND...]: a daemon with what daemon.json says, started by that command
 docker_start() {
     export DOCKER_HOST=unix://$docker_home/docker.sock DOCKER_CONFIG=$docker_home/config
     # The builder that needs no plug-in: docker.io brings no other.
     export DOCKER_BUILDKIT=0
-    start dockerd dockerd --config-file="$docker_home/daemon.json" --storage-driver=vfs --data-root="$docker_home/data" --exec-root="$docker_home/exec" \
+    start dockerd "$@" dockerd --config-file="$docker_home/daemon.json" --storage-driver=vfs --data-root="$docker_home/data" --exec-root="$docker_home/exec" \
         --host="$DOCKER_HOST" --pidfile="$docker_home/pid" --bridge=none --iptables=false --ip6tables=false
     wait_for dockerd docker info
 }

@@ -8,16 +8,19 @@ WATCHTOWERS=(
 )
 
 watched=localhost:5050
+# What containers with networks of their own can reach, too.
+watched_address=10.77.0.1
 watchtower_home=$work/watchtower
 
 watchtower_version() { echo "$WATCHTOWER"; }
 
 start_watched_entrepot() {
     mkdir -p "$watchtower_home/config"
-    issue_certificate "$watchtower_home/server" localhost
+    ip address add "$watched_address/32" dev lo
+    issue_certificate "$watchtower_home/server" localhost "$watched_address"
     printf 'lovelace' | "$ENTREPOT_BIN" passwd ada >"$watchtower_home/users"
     cat >"$watchtower_home/repositories.yml" <<YAML
-server: { listen: "127.0.0.1:${watched##*:}", tls: { cert: server.crt, key: server.key } }
+server: { listen: "0.0.0.0:${watched##*:}", tls: { cert: server.crt, key: server.key } }
 storage: { path: $watchtower_home/store }
 auth:
   anonymous: pull
@@ -39,7 +42,7 @@ YAML
 watch() {
     DOCKER_CONFIG=$watchtower_home/config SSL_CERT_FILE=$work/authority/ca.crt \
         DOCKER_API_VERSION=$(docker version --format '{{.Server.APIVersion}}') \
-        timeout --kill-after=5 120 "$tools/watchtower-$WATCHTOWER" --run-once --no-startup-message --debug --stop-timeout 1s "$1" 2>&1 |
+        timeout --kill-after=5 120 "$tools/watchtower-$WATCHTOWER-static" --run-once --no-startup-message --debug --stop-timeout 1s "$1" 2>&1 |
         tee "$watchtower_home/said"
 }
 
@@ -108,6 +111,55 @@ watchtower_private() {
     printf '{"auths":{"%s":{"auth":"%s"}}}' "$watched" "$(printf 'ada:lovelace' | base64)" >"$watchtower_home/config/config.json"
     sees_no_update private
     rm "$watchtower_home/config/config.json"
+}
+
+# watchtower_as_printed: in a container, beside one that it looks at, as compose makes them of what is printed. Nobody may pull either image without
+# a login. In /run and /root/.docker is what the file expects there, and for this daemon only.
+watchtower_as_printed() {
+    local address=$watched_address:${watched##*:} context=$work/context/watchtower before
+    trap 'stop dockerd' EXIT
+    docker_empty
+    echo '{}' >"$docker_home/daemon.json"
+    mkdir -p /root/.docker "$context"
+    printf '{"auths":{"%s":{"auth":"%s"}}}' "$address" "$(printf 'ada:lovelace' | base64)" >"$docker_home/config/config.json"
+    # shellcheck disable=SC2016 # for the other shell
+    SSL_CERT_FILE=$work/authority/ca.crt docker_start unshare --mount bash -ec '
+        mount -t tmpfs tmpfs /run
+        mount --bind "$DOCKER_CONFIG" /root/.docker
+        exec "$@" --host=unix:///var/run/docker.sock' watchtower
+    cp "$tools/watchtower-$WATCHTOWER-static" "$context/watchtower"
+    cp "$work/authority/ca.crt" "$context/ca.crt"
+    printf '%s\n' 'FROM scratch' 'COPY ca.crt /etc/ssl/certs/ca-certificates.crt' 'COPY watchtower /watchtower' 'ENTRYPOINT ["/watchtower"]' >"$context/Dockerfile"
+    docker_build "$context" "$address/docker/containrrr/watchtower"
+    docker push "$address/docker/containrrr/watchtower"
+    push_sleeping "$address/docker/library/nginx:1"
+    "$ENTREPOT_BIN" clients -c "$watchtower_home/repositories.yml" --url "https://$address" --json --for watchtower |
+        jq -er '.[] | select(.file == "compose.yaml").text' | tee "$docker_home/compose.yaml"
+    composed up --detach app
+    before=$(image_of "$(composed ps --quiet app)")
+    watch_composed
+    grep -F 'Found a match' "$watchtower_home/said"
+    grep -F 'Failed=0 Scanned=2 Updated=0' "$watchtower_home/said"
+    push_sleeping "$address/docker/library/nginx:1"
+    watch_composed
+    grep -F 'Failed=0 Scanned=2 Updated=1' "$watchtower_home/said"
+    [[ $before != "$(image_of "$(composed ps --quiet app)")" ]]
+}
+
+composed() { timeout --kill-after=5 180 docker-compose --project-directory "$docker_home" --file "$docker_home/compose.yaml" "$@"; }
+
+# watch_composed: one look at both containers; what it says stays in a file
+watch_composed() {
+    composed run --rm watchtower --run-once --no-startup-message --debug --stop-timeout 1s 2>&1 | tee "$watchtower_home/said"
+}
+
+# push_sleeping NAME: an image whose container goes on running, another one each time; the daemon keeps no such name
+push_sleeping() {
+    busybox_context "$work/context/sleeping"
+    echo 'CMD ["/bin/busybox", "sleep", "1000"]' >>"$work/context/sleeping/Dockerfile"
+    docker_build "$work/context/sleeping" "$1"
+    docker push "$1"
+    docker rmi "$1"
 }
 
 # What comes from an upstream that is away, and was seen before.
