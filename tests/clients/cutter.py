@@ -19,6 +19,8 @@ been_cut = set()
 
 class Cutter(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Whoever tries TLS first is to see that this is none.
+    default_request_version = "HTTP/1.1"
 
     def do_GET(self):
         connection = HTTPConnection(server, timeout=60)

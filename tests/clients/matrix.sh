@@ -29,8 +29,8 @@ cannot() {
 cannot 'mirror without key' 'knows no mirrors: its images go by whole names' crane oras helm cosign watchtower
 cannot 'resume after cut' 'begins again with a layer that was cut off' podman buildah skopeo crane oras
 cannot 'resume after cut' 'fetches nothing that is large' helm cosign watchtower
-cannot 'delete' 'deletes nothing in a registry' docker podman buildah containerd helm buildkit watchtower
-cannot 'referrers' 'does not ask for referrers, in this version' docker podman buildah skopeo containerd crane helm buildkit watchtower
+cannot 'delete' 'deletes nothing in a registry' docker moby podman buildah containerd helm buildkit watchtower
+cannot 'referrers' 'does not ask for referrers, in this version' docker moby podman buildah skopeo containerd crane helm buildkit watchtower
 cannot 'push' 'pushes nothing' watchtower
 cannot 'push denied' 'pushes nothing' watchtower
 

@@ -42,6 +42,15 @@ docker_as_printed() {
     type_names docker
 }
 
+moby_as_printed() {
+    trap 'stop moby' EXIT
+    moby_empty
+    printed docker /etc/docker/daemon.json | tee "$moby_home/daemon.json"
+    moby_start
+    pull_hub_names moby
+    DOCKER_HOST=unix://$moby_home/docker.sock DOCKER_CONFIG=$moby_home/config type_names docker
+}
+
 podman_as_printed() {
     printed podman /etc/containers/registries.conf.d/entrepot.conf | tee "$podman_home/registries.conf"
     pull_hub_names podman
