@@ -56,7 +56,7 @@ push_watched() {
         busybox_context "$context"
         podman build --platform "linux/$architecture" --manifest watched "$context"
     done
-    podman manifest push --all --tls-verify=false --creds ada:lovelace watched "docker://$watched/$1"
+    podman manifest push --all --tls-verify=false --creds ada:lovelace --digestfile "$watchtower_home/pushed" watched "docker://$watched/$1"
 }
 
 # run_watched CONTAINER NAME
@@ -78,11 +78,10 @@ sees_no_update() {
     same "$before" "$(image_of "$1")" image
 }
 
-# sees_update CONTAINER NAME
+# sees_update CONTAINER
 sees_update() {
     local before
     before=$(image_of "$1")
-    push_watched "$2"
     watch "$1"
     grep -F 'Failed=0 Scanned=1 Updated=1' "$watchtower_home/said"
     [[ $before != "$(image_of "$1")" ]]
@@ -95,9 +94,19 @@ watchtower_unchanged() {
 }
 
 watchtower_changed() {
-    sees_update app watched/app:1
+    local digest
+    digest=$(running_digest app)
+    push_watched watched/app:1
+    [[ $digest != "$(cat "$watchtower_home/pushed")" ]]
+    both_lines_are_told "$(cat "$watchtower_home/pushed")"
+    sees_update app
     sees_no_update app
 }
+
+both_lines_see_no_update() { both_lines_are_told "$(running_digest app)"; }
+
+# running_digest CONTAINER: by which digest what it is made of was pulled
+running_digest() { docker inspect --format '{{join .RepoDigests "\n"}}' "$(image_of "$1")" | sed -n 's/.*@//p' | head -n 1; }
 
 # An image that not everybody may pull: with a login, and without one it pulls each time, in vain.
 watchtower_private() {
@@ -169,8 +178,9 @@ watchtower_upstream_down() {
     start_upstream
 }
 
-# replay_watchtowers: the recorded requests of both lines: the challenge, whose words they take in lower case, a token for it, and a HEAD
-replay_watchtowers() {
+# both_lines_are_told DIGEST: it is the answer to the recorded requests of both lines: the challenge, whose words they take in lower case, a token for
+# it, and a HEAD
+both_lines_are_told() {
     local types challenge realm service token ca=(--silent --cacert "$work/authority/ca.crt") image=watched/app
     local -a headers
     for types in "${WATCHTOWERS[@]}"; do
@@ -180,7 +190,7 @@ replay_watchtowers() {
         service=$(sed -n 's/.*service="\([^"]*\)".*/\1/p' <<<"$challenge")
         token=$(curl "${ca[@]}" --get --data-urlencode "service=$service" --data-urlencode "scope=repository:$image:pull" "$realm" | jq -er .token)
         mapfile -t headers < <(tr '|' '\n' <<<"$types" | sed 's/^/--header\nAccept: /')
-        same "$(docker inspect --format '{{join .RepoDigests "\n"}}' "$(image_of app)" | sed -n 's/.*@//p' | head -n 1)" \
+        same "$1" \
             "$(curl "${ca[@]}" --fail --head --header "Authorization: Bearer $token" "${headers[@]}" \
                 "https://$watched/v2/$image/manifests/1" | tr -d '\r' | sed -n 's/^docker-content-digest: //Ip')" digest
     done
