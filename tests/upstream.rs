@@ -16,7 +16,7 @@ use entrepot::config::RemoteConfig;
 use entrepot::oci::media_type::{DOCKER_LIST, MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST};
 use entrepot::oci::{Algorithm, Digest, ImageName, Reference};
 use entrepot::telemetry::Metrics;
-use entrepot::upstream::{Error, Range, Upstream};
+use entrepot::upstream::{Error, Range, Referrers, Upstream};
 use support::upstream::{ALWAYS, Act, Gate, Server, behind_tls, credentials, digest, noise, remote};
 
 const LIMIT: u64 = 64 * 1024;
@@ -685,7 +685,12 @@ async fn an_upstream_without_referrers_says_so_in_many_ways() {
     let subject = server.put_image("a", "v1", &[]).digest;
     let upstream = asking(&remote(&server)).upstream;
     let found = || async { upstream.referrers(&image("a"), &subject).await };
-    let count = |answer: Option<Vec<_>>| answer.map(|referrers| referrers.len());
+    let count = |answer: Option<Referrers>| {
+        answer.map(|referrers| {
+            assert!(!referrers.is_cut);
+            referrers.entries.len()
+        })
+    };
     for refusal in [
         vec![Act::Status(404)],
         vec![Act::Status(400)],
@@ -715,6 +720,21 @@ async fn an_upstream_without_referrers_says_so_in_many_ways() {
     ));
     server.put_referrers("a", &subject, &index);
     assert_eq!(count(found().await.unwrap()), Some(2));
+
+    // Once it has begun a list, nothing says that it has none.
+    for refusal in [
+        vec![Act::Status(404)],
+        vec![Act::Status(400)],
+        vec![Act::Header("Content-Type", "text/html".to_owned())],
+    ] {
+        let next = format!("</v2/a/referrers/{subject}?next_page=2>; rel=\"next\"");
+        server.on("GET /referrers/", 1, [Act::Header("Link", next)]);
+        server.on("GET next_page=", 1, refusal);
+        assert!(found().await.is_err(), "half a list is none");
+    }
+    let null = Bytes::from_static(br#"{"manifests":null}"#);
+    server.put_referrers("a", &subject, &null);
+    assert_eq!(count(found().await.unwrap()), Some(0));
 }
 
 /// Its digest is the one of what was signed, so that the answer looks like a lie unless one knows the format.

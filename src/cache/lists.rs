@@ -54,11 +54,16 @@ impl Inner {
             Err(error) => (None, Some(error)),
         };
         let has_api = by_api.is_some();
-        known.add(by_api.unwrap_or_default());
         let mut warning = None;
+        if let Some(by_api) = by_api {
+            known.add(by_api.entries);
+            warning = by_api
+                .is_cut
+                .then(|| format!("{} lists more referrers than are taken; the rest is missing", self.host));
+        }
         match tagged {
             Ok(Some(tagged)) => {
-                warning.clone_from(&tagged.warning);
+                warning = warning.or_else(|| tagged.warning.clone());
                 known.add(listed(tagged));
             }
             Ok(None) => {}

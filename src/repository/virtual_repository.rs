@@ -325,13 +325,11 @@ impl VirtualRepository {
     pub async fn referrers(&self, image: &ImageName, subject: &Digest) -> Result<Listed<Descriptor>, Error> {
         let mut all = Listed::default();
         let mut seen = BTreeSet::new();
-        let mut answered = false;
         let mut failed: Option<Unknown> = None;
         for index in self.asked(image).await? {
             let member = &self.members[index];
             match member.repository.referrers(image, subject).await {
                 Ok(listed) => {
-                    answered = true;
                     all.warnings.extend(listed.warnings);
                     let new = listed
                         .entries
@@ -347,7 +345,8 @@ impl VirtualRepository {
             }
         }
         match failed {
-            Some(unknown) if !answered => Err(Error::Unknown(unknown)),
+            // Members that have nothing do not make it certain that there is nothing.
+            Some(unknown) if all.entries.is_empty() => Err(Error::Unknown(unknown)),
             _ => {
                 all.entries.sort_by(|a, b| a.digest.cmp(&b.digest));
                 Ok(all)

@@ -1,15 +1,17 @@
 //! Lists: an image's tags, and what refers to a manifest. Both may come in pages.
 
 use std::collections::{BTreeSet, HashSet};
+use std::fmt;
 
 use http::Method;
 use http::header::{CONTENT_TYPE, LINK};
-use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use tokio::time::Instant;
 use url::Url;
 
-use super::ask::{Ask, Given};
+use super::ask::Ask;
 use super::send::Response;
 use super::{Error, TOTAL, Upstream, accept};
 use crate::oci::media_type::{self, MediaType};
@@ -21,6 +23,8 @@ const PAGES: usize = 100;
 const TAGS: usize = 200_000;
 /// How many referrers are taken.
 const REFERRERS: usize = 10_000;
+/// And how many bytes their pages may have together: they are all kept until the last has come.
+const REFERRERS_BYTES: usize = 16 * 1024 * 1024;
 /// How many tags a page is asked to have. More is an error at Amazon.
 const PAGE_TAGS: usize = 1000;
 /// The longest page: some registries ignore how many were asked for.
@@ -31,9 +35,19 @@ struct TagPage {
     tags: Option<Vec<String>>,
 }
 
+/// What refers to a manifest, as an upstream tells it.
+#[derive(Debug)]
+pub struct Referrers {
+    /// In its order.
+    pub entries: Vec<Descriptor>,
+    /// Whether there are more than were taken.
+    pub is_cut: bool,
+}
+
 #[derive(Deserialize)]
-struct Referrers {
-    manifests: Option<Vec<Value>>,
+struct ReferrerPage {
+    #[serde(default, deserialize_with = "readable")]
+    manifests: Vec<Descriptor>,
 }
 
 impl Upstream {
@@ -79,43 +93,79 @@ impl Upstream {
     }
 
     /// What refers to a manifest, by the API. `None` if the upstream does not have it, which it may say in many ways.
-    pub async fn referrers(&self, image: &ImageName, subject: &Digest) -> Answer<Vec<Descriptor>, Error> {
+    pub async fn referrers(&self, image: &ImageName, subject: &Digest) -> Answer<Referrers, Error> {
         let Some(mut ask) = self.question(Method::GET, image, &format!("referrers/{subject}")) else {
             return Ok(None);
         };
         ask.accept = accept(&[media_type::OCI_INDEX]);
-        let mut referrers = Vec::new();
+        let mut entries = Vec::new();
+        let mut bytes = 0;
         let mut pages = Pages::of(&ask);
         loop {
+            // In the middle of a list, nothing of this means that there is no such API.
+            let is_first = pages.seen.len() == 1;
             let given = match self.0.registry.ask(&ask).await {
                 Ok(Some(given)) => given,
-                Ok(None) => return Ok(None),
-                Err(Error::Unexpected { status } | Error::Failing { status }) if says_unknown(status) => {
+                Ok(None) if is_first => return Ok(None),
+                Ok(None) => return Err(Error::Unexpected { status: 404 }),
+                Err(Error::Unexpected { status } | Error::Failing { status }) if is_first && says_unknown(status) => {
                     return Ok(None);
                 }
                 Err(error) => return Err(error),
             };
             if !is_index(&given.response) {
-                return Ok(None);
+                return if is_first {
+                    Ok(None)
+                } else {
+                    Err(Error::Lies("a page of its list of referrers is no index".to_owned()))
+                };
             }
             let next = pages.next(&given.response)?;
-            referrers.extend(self.read_referrers(given, &pages).await?);
+            let body = given.response.collect(self.0.manifest_limit, pages.end).await?;
+            let page: ReferrerPage = serde_json::from_slice(&body)
+                .map_err(|error| Error::Lies(format!("its list of referrers is not one: {error}")))?;
+            bytes += body.len();
+            entries.extend(page.manifests);
+            let is_full = entries.len() >= REFERRERS || bytes >= REFERRERS_BYTES || pages.are_too_many();
             match next {
-                Some(url) if referrers.len() < REFERRERS && !pages.are_too_many() => ask.url = url,
-                _ => return Ok(Some(referrers)),
+                Some(url) if !is_full => ask.url = url,
+                next => {
+                    return Ok(Some(Referrers {
+                        entries,
+                        is_cut: next.is_some(),
+                    }));
+                }
             }
         }
     }
+}
 
-    async fn read_referrers(&self, given: Given, pages: &Pages) -> Result<Vec<Descriptor>, Error> {
-        let body = given.response.collect(self.0.manifest_limit, pages.end).await?;
-        let page: Referrers = serde_json::from_slice(&body)
-            .map_err(|error| Error::Lies(format!("its list of referrers is not one: {error}")))?;
-        let written = page.manifests.unwrap_or_default();
-        // One entry that we cannot read, such as one with a digest of another kind, does not hide the others.
-        let read = |entry| serde_json::from_value(entry).ok();
-        Ok(written.into_iter().filter_map(read).collect())
+/// The entries of a list that can be read. One that cannot, such as one with a digest of another kind, does not hide the
+/// others; and it is not kept until the last is read.
+fn readable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Descriptor>, D::Error> {
+    struct Entries;
+
+    impl<'de> Visitor<'de> for Entries {
+        type Value = Vec<Descriptor>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a list of descriptors")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut written: A) -> Result<Self::Value, A::Error> {
+            let mut entries = Vec::new();
+            while let Some(entry) = written.next_element::<Value>()? {
+                entries.extend(serde_json::from_value::<Descriptor>(entry));
+            }
+            Ok(entries)
+        }
     }
+
+    deserializer.deserialize_any(Entries)
 }
 
 /// The statuses, besides 404, of registries that do not know the API.

@@ -55,6 +55,7 @@ use retry::Allowance;
 pub use blobs::BlobStream;
 pub use budget::Budget;
 pub use error::Error;
+pub use lists::Referrers;
 pub use manifests::Head;
 pub use range::{Range, Validator};
 

@@ -112,7 +112,9 @@ async fn cve_2023_46737_a_list_without_end_ends() {
     }
     let remote = pulling(&remote(&server)).await;
     let _ = remote.cache.tags(&"a".parse().unwrap()).await;
-    let _ = remote.cache.referrers(&"a".parse().unwrap(), &put.digest).await;
+    let listed = remote.cache.referrers(&"a".parse().unwrap(), &put.digest).await;
+    let warning = listed.unwrap().unwrap().warning;
+    assert!(warning.is_some_and(|text| text.contains("the rest is missing")));
     let (tags, referrers) = (server.asked("GET /tags/"), server.asked("GET /referrers/"));
     assert!((2..=101).contains(&tags), "{tags} pages of tags");
     assert!((2..=101).contains(&referrers), "{referrers} pages of referrers");

@@ -163,6 +163,29 @@ async fn lists_are_the_union_of_the_members() {
 }
 
 #[tokio::test]
+async fn referrers_that_nobody_can_tell_are_not_none() {
+    let upstream = upstream();
+    let registry = Registry::start_in(&temporary(), &configuration(&upstream));
+    let subject = registry.push_image("/v2/images/app", "v1", b"ours").await;
+    let config = registry.push_blob("/v2/images/app", b"{}").await;
+    let about = format!(r#","subject":{{"mediaType":"{OCI_MANIFEST}","digest":"{subject}","size":1}}"#);
+    let text = image_manifest((&config, 2), &[], &about);
+    registry
+        .push_manifest("/v2/images/app", "about", OCI_MANIFEST, text.as_bytes())
+        .await;
+    upstream.stop();
+    let path = format!("/v2/open/app/referrers/{subject}");
+    let response = expect(registry.get(&path).send().await.expect("an answer"), StatusCode::OK).await;
+    assert!(response.headers().contains_key("warning"), "a member cannot tell");
+    let document: serde_json::Value = response.json().await.expect("JSON");
+    assert_eq!(document["manifests"].as_array().map(Vec::len), Some(1), "{document}");
+    // That the local member has none says nothing of the others'.
+    let path = format!("/v2/open/other/referrers/{subject}");
+    let response = registry.get(&path).send().await.expect("an answer");
+    expect(response, StatusCode::SERVICE_UNAVAILABLE).await;
+}
+
+#[tokio::test]
 async fn a_layer_that_a_client_was_told_is_there_need_not_be_sent() {
     let upstream = upstream();
     let layer = sha256(b"base layer");
