@@ -41,10 +41,14 @@ use renewed::{Fetch, Given, Renewed};
 
 /// Domains of clouds whose customers each get a name below them, and which the public suffix list does not have: nobody
 /// is a neighbour there.
-const SHARED: [&str; 13] = [
+const SHARED: [&str; 19] = [
     "aliyuncs.com",
     "amazonaws.com",
     "amazonaws.com.cn",
+    "amazonaws.eu",
+    "amazonwebservices.com.cn",
+    "amazonwebservices.eu",
+    "api.aws",
     "azurecr.cn",
     "azurecr.io",
     "azurecr.us",
@@ -52,7 +56,9 @@ const SHARED: [&str; 13] = [
     "jfrog.io",
     "myhuaweicloud.com",
     "ocir.io",
+    "on.aws",
     "oraclecloud.com",
+    "ovh.net",
     "tencentcloudcr.com",
     "windows.net",
 ];
@@ -325,6 +331,11 @@ mod tests {
             ("https://me.azurecr.io", "https://me.azurecr.io/oauth2/token", true),
             ("https://me.azurecr.io", "https://evil.azurecr.io/oauth2/token", false),
             ("https://me.azurecr.io", "https://azurecr.io/oauth2/token", false),
+            (
+                "https://1.dkr-ecr.us-east-1.on.aws",
+                "https://x.vpc-lattice-svcs.us-east-1.on.aws/token",
+                false,
+            ),
             ("https://registry.gitlab.com", "https://gitlab.com/jwt/auth", true),
             ("https://git.example.co.uk:5050", "https://example.co.uk/jwt/auth", true),
             ("https://git.example.co.uk", "https://other.co.uk/jwt/auth", false),

@@ -260,8 +260,8 @@ impl Endpoint {
     fn note(&self, cost: Cost, who: usize, result: &Result<Response, Failure>) -> bool {
         let response = match result {
             Ok(response) if !response.is_foreign => response,
-            // The token endpoint does not know this user, or does not want to see it.
-            Err(failure) if matches!(failure.error, Error::Refused { .. }) => {
+            // The token endpoint does not know this user, or does not want to see it; or who is to say who we are does not.
+            Err(failure) if matches!(failure.error, Error::Refused { .. } | Error::Credentials(_)) => {
                 if self.purses.count() > 1 {
                     self.purses.refused(who);
                 }

@@ -128,8 +128,9 @@ pub(super) fn is_public(address: IpAddr) -> bool {
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let is_special = match address.octets() {
-        // "This network", carriers' own (CGNAT), the IETF's, and all from the reserved ones to 255.255.255.255.
-        [0 | 240.., ..] | [100, 64..=127, ..] | [192, 0, 0, _] => true,
+        // "This network", carriers' own (CGNAT), the IETF's, those for measurements of networks, and all from the reserved
+        // ones to 255.255.255.255.
+        [0 | 240.., ..] | [100, 64..=127, ..] | [192, 0, 0, _] | [198, 18 | 19, ..] => true,
         _ => address == AZURE_HOST,
     };
     !(is_special

@@ -16,7 +16,7 @@ use super::ecr::{assert_fails_with, manifest, pass, upstream};
 use crate::support::proxy::Proxy;
 use crate::support::remote::until;
 use crate::support::tls::{Authority, Wants};
-use crate::support::upstream::{ALWAYS, Act, Image, Server, remote};
+use crate::support::upstream::{ALWAYS, Act, Image, Server, login, remote};
 
 const SECRET: &str = "canary-of-a-password";
 
@@ -113,6 +113,17 @@ async fn the_login_of_config_json_lets_us_in_and_a_new_one_is_found_when_it_does
     assert_eq!(manifest(&upstream, "a").await, Ok(Some(home.put.digest.clone())));
     pass(Duration::from_secs(3600)).await;
     assert_fails_with(&upstream, "config.json is no JSON: see line 1").await;
+}
+
+#[tokio::test]
+async fn where_one_login_cannot_be_had_the_next_is_used() {
+    let mut home = Home::new().await;
+    home.registry.demand_basic("ada", SECRET);
+    home.write(&json!({ "credsStore": "nowhere" }));
+    assert_fails_with(&upstream(&home.config).unwrap(), "nowhere in PATH").await;
+    home.config.credentials.push(login("ada", SECRET));
+    let upstream = upstream(&home.config).unwrap();
+    assert_eq!(manifest(&upstream, "a").await, Ok(Some(home.put.digest.clone())));
 }
 
 #[tokio::test]

@@ -182,11 +182,12 @@ async fn profiles_may_take_roles_and_those_that_need_a_person_are_named() {
          [profile person]\nsso_session = me\n\
          [profile program]\ncredential_process = /bin/cat /etc/shadow\n\
          [profile half]\nrole_arn = arn:aws:iam::1:role/x\n\
+         [profile one]\naws_access_key_id = ID-ALONE\n\
          [sso-session me]\nsso_region = eu-west-1\n",
         identity.display()
     );
     std::fs::write(files.path().join("config"), config).unwrap();
-    let credentials = format!("[giver]\naws_access_key_id = ID-OF-GIVER\naws_secret_access_key = {SECRET}\n");
+    let credentials = format!("[giver]\n  aws_access_key_id = ID-OF-GIVER\n  aws_secret_access_key = {SECRET}\n");
     std::fs::write(files.path().join("credentials"), credentials).unwrap();
     for (profile, expected) in [
         ("giver", Ok("ID-OF-GIVER")),
@@ -197,6 +198,10 @@ async fn profiles_may_take_roles_and_those_that_need_a_person_are_named() {
         ("person", Err("has `sso_session`, which is not for a server")),
         ("program", Err("has `credential_process`, which is not for a server")),
         ("half", Err("has a `role_arn`, but no")),
+        (
+            "one",
+            Err("has one of `aws_access_key_id` and `aws_secret_access_key`, and not the other"),
+        ),
         ("nobody", Err("there is no profile `nobody`")),
     ] {
         let found = asked_by(&cloud, &[("AWS_PROFILE", profile)], files.path()).await;

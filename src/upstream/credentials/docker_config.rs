@@ -5,6 +5,7 @@
 mod helper;
 
 use std::path::PathBuf;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ impl DockerConfig {
     pub(super) fn new(registry: &Url, environment: Environment) -> Self {
         let host = registry.host_str().unwrap_or_default();
         let names = match registry.port() {
-            _ if host == HUB_REGISTRY => HUB.map(str::to_owned).to_vec(),
+            None if host == HUB_REGISTRY && registry.scheme() == "https" => HUB.map(str::to_owned).to_vec(),
             Some(port) => vec![format!("{host}:{port}")],
             // The usual port may be written, too.
             None => match registry.port_or_known_default() {
@@ -102,13 +103,17 @@ impl DockerConfig {
         let own = self
             .names
             .iter()
-            .find_map(|name| helpers?.get(name)?.as_str())
-            .filter(|helper| !helper.is_empty());
-        let helper = own.or_else(|| config["credsStore"].as_str().filter(|helper| !helper.is_empty()));
-        if let Some(helper) = helper
-            && let Some(login) = helper::ask(helper, &self.names[0], &self.environment).await?
-        {
-            return proof(&login.user, &login.secret).map(Some);
+            .find_map(|name| Some((slice::from_ref(name), helpers?.get(name)?.as_str()?)));
+        // An own one without a name says that there is none, not even that for all registries.
+        let (names, helper) = match own {
+            Some((name, helper)) => (name, helper),
+            None => (self.names.as_slice(), config["credsStore"].as_str().unwrap_or_default()),
+        };
+        // It knows a login by the name under which somebody logged in.
+        for name in names.iter().filter(|_| !helper.is_empty()) {
+            if let Some(login) = helper::ask(helper, name, &self.environment).await? {
+                return proof(&login.user, &login.secret).map(Some);
+            }
         }
         let Some(entries) = config["auths"].as_object() else {
             return Ok(None);
@@ -143,8 +148,9 @@ fn in_entry(entry: &Value) -> Result<Option<Proof>, String> {
             None => Ok(None),
         };
     };
+    // Some who write it break its lines.
     let plain = STANDARD
-        .decode(auth)
+        .decode(auth.replace(['\r', '\n'], ""))
         .ok()
         .and_then(|plain| String::from_utf8(plain).ok());
     let plain = plain.as_deref().and_then(|plain| plain.split_once(':'));
@@ -187,6 +193,7 @@ mod tests {
         for (entry, expected) in [
             (auth("ada:pass:word"), Ok("ada:pass:word")),
             (auth("ada:x\0\0"), Ok("ada:x")),
+            (json!({ "auth": "YWRh\r\nOng=\n" }), Ok("ada:x")),
             (auth("<token>:t"), Ok("refresh t")),
             (json!({ "auth": "YWRhOng=", "identitytoken": "t" }), Ok("refresh t")),
             (json!({ "username": "ada", "password": "x" }), Ok("ada:x")),
@@ -213,6 +220,8 @@ mod tests {
         for (key, url, is_found) in [
             ("https://index.docker.io/v1/", "https://registry-1.docker.io", true),
             ("docker.io", "https://registry-1.docker.io", true),
+            ("docker.io", "http://registry-1.docker.io", false),
+            ("docker.io", "https://registry-1.docker.io:8443", false),
             ("https://index.docker.io/v1/", "https://index.docker.io.evil.org", false),
             ("r.example", "https://r.example", true),
             ("r.example:443", "https://r.example", true),
@@ -227,6 +236,20 @@ mod tests {
             let expected = if is_found { "a:b" } else { "nothing" };
             assert_eq!(found(url, file).await.as_deref(), Ok(expected), "{key} for {url}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_own_helper_without_a_name_is_none() {
+        let file = json!({
+            "credHelpers": { "r.example": "" },
+            "credsStore": "nowhere",
+            "auths": { "r.example": auth("a:b"), "s.example": auth("a:b") },
+        });
+        assert_eq!(found("https://r.example", file.clone()).await.as_deref(), Ok("a:b"));
+        assert!(
+            found("https://s.example", file).await.is_err(),
+            "the store is to be asked"
+        );
     }
 
     #[tokio::test]

@@ -4,7 +4,9 @@ use super::super::tests::remote;
 use super::*;
 use crate::config::ProxyConfig;
 
-const PRIVATE: [&str; 44] = [
+const PRIVATE: [&str; 46] = [
+    "198.18.0.1",
+    "198.19.255.255",
     "0.0.0.0",
     "0.1.2.3",
     "10.0.0.1",

@@ -76,7 +76,6 @@ impl Account {
             let wrong = |why: String| missing(format!("the AWS profile `{name}` {why}"));
             let profile = profiles.get(name).ok_or_else(|| wrong("is not there".to_owned()))?;
             let value = |key: &str| profile.get(key).map(String::as_str);
-            let own = value("aws_access_key_id").zip(value("aws_secret_access_key"));
             let is_own_source = seen.last() == Some(&name);
             if let Some(key) = NOT_FOR_US.iter().find(|key| profile.contains_key(**key)) {
                 return Err(wrong(format!(
@@ -113,7 +112,15 @@ impl Account {
                 };
                 return self.assume(&source, &role).await.map(Some);
             }
-            let Some((id, secret)) = own else { return Ok(None) };
+            let (id, secret) = match (value("aws_access_key_id"), value("aws_secret_access_key")) {
+                (Some(id), Some(secret)) => (id, secret),
+                (None, None) => return Ok(None),
+                _ => {
+                    return Err(wrong(
+                        "has one of `aws_access_key_id` and `aws_secret_access_key`, and not the other".to_owned(),
+                    ));
+                }
+            };
             Keys::new(id, secret, value("aws_session_token"))
                 .map(Some)
                 .ok_or_else(|| wrong("has what is no key".to_owned()))
@@ -125,14 +132,17 @@ impl Account {
 /// Adds what a file says. In `config`, the names of all but `default` begin with `profile`.
 pub(in super::super) fn parse(text: &str, has_prefix: bool, all: &mut Profiles) {
     let mut current = None;
+    // How far the last key of the section is set in.
+    let mut margin = None;
     for line in text.lines() {
-        // A line that is set in belongs to the one above, and to none that is looked for here.
-        let is_inside = line.starts_with([' ', '\t']);
+        let inset = line.len() - line.trim_start().len();
         let line = line.trim();
-        if line.is_empty() || line.starts_with(['#', ';']) {
+        // A line that is set in further than a key belongs to that, and to none that is looked for here.
+        if line.is_empty() || line.starts_with(['#', ';']) || margin.is_some_and(|margin| inset > margin) {
             continue;
         }
         if let Some(section) = line.strip_prefix('[') {
+            margin = None;
             let name = section.split(']').next().unwrap_or_default().trim();
             let plain = match name.strip_prefix("profile") {
                 Some(rest) if rest.starts_with([' ', '\t']) => Some(rest.trim()),
@@ -145,9 +155,10 @@ pub(in super::super) fn parse(text: &str, has_prefix: bool, all: &mut Profiles) 
             }
             continue;
         }
-        let (Some(name), Some((key, value)), false) = (&current, line.split_once('='), is_inside) else {
+        let (Some(name), Some((key, value))) = (&current, line.split_once('=')) else {
             continue;
         };
+        margin = Some(inset);
         let value = value.split(" #").next().unwrap_or_default();
         let value = value.split(" ;").next().unwrap_or_default();
         let profile = all.entry(name.clone()).or_default();
