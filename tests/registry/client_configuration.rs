@@ -160,6 +160,14 @@ fn what_is_not_known_is_said() {
         "{out}"
     );
     assert!(out.contains("Not everybody may pull from `team`"), "{out}");
+    // By the repository that has Docker Hub's images, not by the first of the alphabet.
+    assert!(out.contains("docker pull 127.0.0.1:5000/team/library/alpine"), "{out}");
+    let output = entrepot(&["clients", "--url", "https://example.com/registry", "-c"])
+        .arg(&file)
+        .output()
+        .expect("it runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("no place for the path"), "{errors}");
 }
 
 /// The addresses that clients make of what is printed, asked for as they do (wire facts: tests/clients runs the clients).

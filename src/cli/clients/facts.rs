@@ -65,23 +65,34 @@ impl Facts {
         let hub = mirrored
             .iter()
             .find(|mirrored| mirrored.host == "docker.io")
-            .map(|hub| {
-                let is_remote = matches!(config.repositories.get(&hub.key), Some(RepositoryConfig::Remote(_)));
-                match &config.default {
-                    Some(default) if *default == hub.key || is_remote => spelled.clone(),
-                    _ => format!("{spelled}/{}", hub.key),
-                }
-            });
+            .map(|hub| &hub.key);
+        let is_remote = |key| matches!(config.repositories.get(key), Some(RepositoryConfig::Remote(_)));
+        // Images of Docker Hub are to be had by the default repository, or else by their own.
+        let by_default = config
+            .default
+            .as_ref()
+            .filter(|default| hub.is_some_and(|hub| hub == *default || is_remote(hub)));
+        let pull = by_default
+            .or(hub)
+            .or(config.default.as_ref())
+            .or_else(|| config.repositories.keys().next())
+            .cloned();
+        let hub = hub.map(|hub| match by_default {
+            Some(_) => spelled.clone(),
+            None => format!("{spelled}/{hub}"),
+        });
         let has = |wanted: fn(&RepositoryConfig) -> bool| {
             let mut all = config.repositories.iter();
             all.find(|(_, written)| wanted(written)).map(|(key, _)| key.clone())
         };
         let push = has(|written| matches!(written, RepositoryConfig::Virtual(several) if several.push_to.is_some()))
             .or_else(|| has(|written| matches!(written, RepositoryConfig::Local(_))));
-        let pull = config
-            .default
-            .clone()
-            .or_else(|| config.repositories.keys().next().cloned());
+        if base.path() != "/" {
+            warnings.push(format!(
+                "names of images have no place for the path of {base}: what is printed by names or by the host alone needs this server at the root \
+                 of its host"
+            ));
+        }
         let host = base.host_str().unwrap_or_default();
         Ok(Self {
             name: base

@@ -109,6 +109,12 @@ fn docker(writer: &mut Writer<'_>) {
             "Images without a registry in their name (`docker pull alpine`) come from here first, and from Docker Hub when this server \
              does not answer. Docker has mirrors for Docker Hub alone; other registries' images go by whole names.",
         );
+        if *mirror == facts.base && facts.mirrored.len() > 1 {
+            about.push_str(
+                "\nDocker does not say to a mirror which registry it means. So other members of the default repository are asked, too, for what \
+                 Docker Hub does not have or cannot tell: what may come from each, `include` and `exclude` say.",
+            );
+        }
         if *mirror != facts.base {
             about.push_str("\nA path in a mirror's address needs Docker 24.0.8 or later.");
         }
@@ -131,7 +137,7 @@ fn docker(writer: &mut Writer<'_>) {
         writer.typed(
             format!("{OWN_CA}:"),
             &[format!(
-                "install -D -m 644 ca.crt /etc/docker/certs.d/{}/ca.crt",
+                "install -D -m 644 ca.crt '/etc/docker/certs.d/{}/ca.crt'",
                 facts.name
             )],
         );
@@ -346,7 +352,9 @@ fn kaniko(writer: &mut Writer<'_>) {
 
 fn watchtower(writer: &mut Writer<'_>) {
     let facts = writer.facts;
-    let Some(key) = &facts.pull else { return };
+    let (Some(key), Some(_)) = (&facts.pull, &facts.hub) else {
+        return;
+    };
     let trouble = if facts.secure {
         ""
     } else {
@@ -360,7 +368,7 @@ fn watchtower(writer: &mut Writer<'_>) {
              likes. Images without a registry in their name are looked for at Docker Hub, whatever mirrors the daemon has.{trouble}"
         ),
         format!(
-            "services:\n  app:\n    image: {name}/{key}/library/nginx:1\n  watchtower:\n    image: {name}/{key}/containrrr/watchtower\n    \
+            "services:\n  app:\n    image: \"{name}/{key}/library/nginx:1\"\n  watchtower:\n    image: \"{name}/{key}/containrrr/watchtower\"\n    \
              volumes:\n      - /var/run/docker.sock:/var/run/docker.sock\n      - /root/.docker/config.json:/config.json:ro   # docker login {name}",
             name = facts.name
         ),
