@@ -31,7 +31,7 @@ auth:
 repositories:
   local: { type: local }
   mirror: { type: remote, url: "http://$upstream", insecure: true, credentials: { username: mirror, password: glass }, token_realms: ["$realm"], tag_ttl: 1s }
-  docker: { type: virtual, members: [{ repository: local, priority: true }, mirror], push_to: local }
+  docker: { type: virtual, members: [{ repository: local, priority: true }, mirror], push_to: local, serves: [docker.io] }
 default: docker
 YAML
     start watched "$ENTREPOT_BIN" serve -c "$watchtower_home/repositories.yml"
