@@ -230,7 +230,12 @@ async fn d04_a_rename_fails() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d04_an_open_fails() {
-    fails("openat", &["EIO", "ENOSPC", "EMFILE", "EINTR"]).await;
+    fails("openat", &["EIO", "ENOSPC", "EMFILE"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d04_an_open_is_interrupted() {
+    fails("openat", &["EINTR"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
