@@ -732,6 +732,22 @@ async fn an_upstream_without_referrers_says_so_in_many_ways() {
         server.on("GET next_page=", 1, refusal);
         assert!(found().await.is_err(), "half a list is none");
     }
+    // Nor is all of a long one kept: pages of 3 MB, until there are 16 MiB of them.
+    let long = r#"{"manifests":[{"mediaType":"x","digest":"md5:00","size":3,"annotations":{"x":""#.to_owned();
+    let long = Bytes::from(long + &"x".repeat(3_000_000) + r#""}}]}"#);
+    for number in 0..20 {
+        let next = format!("</v2/a/referrers/{subject}?page={number}>; rel=\"next\"");
+        let acts = [Act::Body(long.clone()), Act::Header("Link", next)];
+        server.on("GET /referrers/", 1, acts);
+    }
+    let before = server.asked("GET /referrers/");
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let patient = Upstream::new(&"remote".parse().unwrap(), &remote(&server), 4 << 20, metrics).unwrap();
+    let found_long = patient.referrers(&image("a"), &subject).await;
+    assert!(found_long.unwrap().is_some_and(|referrers| referrers.is_cut));
+    assert_eq!(server.asked("GET /referrers/") - before, 6);
+    server.behave();
+
     let null = Bytes::from_static(br#"{"manifests":null}"#);
     server.put_referrers("a", &subject, &null);
     assert_eq!(count(found().await.unwrap()), Some(0));

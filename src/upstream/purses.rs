@@ -250,7 +250,7 @@ impl Purses {
         }
     }
 
-    /// The credential itself was refused.
+    /// The credential itself was refused, or could not be had.
     pub(super) fn refused(&self, who: usize) {
         let now = Instant::now();
         let previous = self.row().purses[who].refused.replace(now + REFUSED);
@@ -258,7 +258,7 @@ impl Purses {
             tracing::warn!(
                 repository = %self.repository,
                 credential = self.names[who],
-                "the upstream refuses this credential; the next one is used"
+                "this credential is refused, or cannot be had; the next one is used"
             );
         }
     }

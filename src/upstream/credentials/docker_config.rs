@@ -171,6 +171,8 @@ fn proof(user: &str, password: &str) -> Result<Proof, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use serde_json::json;
 
     use super::*;
@@ -249,6 +251,24 @@ mod tests {
         assert!(
             found("https://s.example", file).await.is_err(),
             "the store is to be asked"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_helper_of_all_is_asked_by_every_name_of_docker_hub() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let program = directory.path().join("docker-credential-test");
+        let text = "#!/bin/sh\nread -r host\nif [ \"$host\" = docker.io ]; then echo '{\"Username\":\"ada\",\"Secret\":\"x\"}'\n\
+                    else echo 'credentials not found in native keychain'; exit 1; fi\n";
+        std::fs::write(&program, text).expect("written");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("a program");
+        let path = format!("{}:/usr/bin:/bin", directory.path().display());
+        let environment: Environment = [("PATH".to_owned(), path)].into_iter().collect();
+        let hub = DockerConfig::new(&"https://registry-1.docker.io".parse().expect("a URL"), environment);
+        let found = hub.in_file(&json!({ "credsStore": "test" })).await;
+        assert_eq!(
+            found.map(|proof| proof.map(|proof| proof.revealed())),
+            Ok(Some("ada:x".to_owned()))
         );
     }
 
